@@ -184,6 +184,10 @@ def entry() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(_parser())
     code = main(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
     if code == Preempted.exit_code:

@@ -63,15 +63,20 @@ def say(text: str) -> None:
     print(pasteable(text), flush=True)
 
 
-def say_wrapped(text: str) -> None:
-    """Prints a paragraph in lines of at most `WIDTH` columns; commands stay whole."""
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """A paragraph in lines of so many columns; commands stay whole."""
     kept = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), pasteable(text))
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
     lines = textwrap.wrap(
         kept, width, subsequent_indent="  ", break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
-    print("\n".join(lines).replace("\0", " "), flush=True)
+    return "\n".join(lines).replace("\0", " ")
+
+
+def say_wrapped(text: str) -> None:
+    """Prints a paragraph in lines of at most `WIDTH` columns; commands stay whole."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    print(wrapped(text, width), flush=True)
 
 
 def detail(text: str) -> None:

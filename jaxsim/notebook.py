@@ -24,7 +24,7 @@ from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.corpus.names import Labels
 from jaxsim.devices import use_compilation_cache
 from jaxsim.errors import UserError, check_known
-from jaxsim.log import counted
+from jaxsim.log import WIDTH, counted, wrapped
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement, figures, tables
 from jaxsim.report.data import ReportData
@@ -35,7 +35,6 @@ from jaxsim.report.table import (
     Table,
     bits_column,
     csv_lines,
-    largest,
     short,
     signed,
     target,
@@ -51,12 +50,13 @@ from jaxsim.validation.measured import CALIBRATED, TrainedChoice, targets_of
 from jaxsim.validation.validate import Validation, load_validation
 from jaxsim.workdir import check
 
-_LINES, _WIDTH, _CELL = 10, 100, 40  # of a result that is printed
+_LINES, _CELL = 10, 50  # of a result that is printed
+_WEIGHT = "weight:"  # begins the columns of a mixture's weights
 
 # A config, a ConfigDict as config files return it, or FILE.py[:ARG].
 AnyConfig: TypeAlias = Config | ConfigDict | Path | str
 # Weights by member; several such by name; a DataFrame with a row for each mixture and a
-# column for each member; a CSV file; or a search, of which the answer is taken.
+# column for each member, or `weight:MEMBER`; a CSV file; or a search: its answer.
 AnyMixtures: TypeAlias = Any
 
 
@@ -108,6 +108,22 @@ class Shown:
         return _text(self._shown())
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class Answer(Headline):
+    """The answer of a workdir; where lines are few, it prints the first evidence."""
+
+    def __repr__(self) -> str:
+        for most in range(len(self.evidence), -1, -1):
+            shown = dataclasses.replace(self, evidence=self.evidence[:most]).lines()
+            *said, last = shown  # a command stays on one line
+            text = "\n".join(
+                [*map(wrapped, said), last if self.command else wrapped(last)]
+            )
+            if text.count("\n") < _LINES:
+                break
+        return text
+
+
 class Members(Shown):
     """The members of a pool.
 
@@ -134,7 +150,7 @@ class Members(Shown):
         table = tables.gains(data.standard.members, data.bits["test"])
         in_pool = list(data.in_pool.values())
         axes = ax or _axes(*figures.heat_map_size(table, len(in_pool)))
-        figures.heat_map(axes, table, in_pool, table.title, 100.0, 1)
+        figures.heat_map(axes, table, in_pool, "gain over the base model (%)", 100.0, 1)
         return axes
 
 
@@ -186,7 +202,9 @@ class Agreement(Shown, Validation):
     """How well predictions agree with reference runs; `to_pandas` has their points."""
 
     def _shown(self) -> Table:
-        return agreement.agreement(self)
+        table, _ = agreement.by_group(self)[0]
+        runs = counted(len(self.reference_runs), "run")
+        return dataclasses.replace(table, title=f"agreement with {runs}: {table.title}")
 
     def to_pandas(self) -> Any:
         return _frame(list(map(_flat, agreement.points(self).rows)))
@@ -197,11 +215,11 @@ class Agreement(Shown, Validation):
         """Predicted against trained losses of the held-out runs.
 
         Args:
-          target: a domain or macro (default: the first one of the report).
+          target: a domain or macro (default: the one that is printed).
           predictor: default: the calibrated merge, or the merge without one.
           ax: the axes to draw on.
         """
-        target = target or targets_of(self).drawn[0]
+        target = target or next(iter(targets_of(self).titles().values()))[0]
         predictor = predictor or (CALIBRATED if CALIBRATED in self.points else "merge")
         known = [name for name in self.points if name != "reference"]
         check_known("predictor", predictor, known, "plot")
@@ -274,14 +292,14 @@ class Prediction(Shown):
                 "base": form.base[d],
                 "bits": float(self.bits_MD[m, d]),
                 "gain": float(1 - self.bits_MD[m, d] / before_D[d]),
-                "residual": 0.0 if self.merged_M[m] else form.residual[d],
+                "residual": None if self.merged_M[m] else form.residual[d],
             }
             for m, name in enumerate(self.table.names)
             for d, domain in order
         ]
         columns = (
-            text_column("mixture", "mixture"),
-            text_column("weights", "weights", largest),
+            text_column("mixture", "mixture" if len(self.table) > 1 else ""),
+            Column("weights"),
             text_column("domain", "domain"),
             bits_column("base", "base model\n(bits per byte)"),
             bits_column("bits", "predicted\n(bits per byte)"),
@@ -313,9 +331,9 @@ class Workdir:
         return Members(self.path)
 
     @property
-    def headline(self) -> Headline:
+    def headline(self) -> Answer:
         """The answer of the last search in a few sentences, as in the report."""
-        return headline(ReportData(self.path), self.path)
+        return Answer(**vars(headline(ReportData(self.path), self.path)))
 
     @property
     def found(self) -> Found:
@@ -443,9 +461,7 @@ class Workdir:
         return commands.export(self.path, what, Path(to), dtype, recipe)
 
     def __repr__(self) -> str:
-        data = ReportData(self.path)
-        lines = headline(data, self.path).lines() if data.found else data.missing
-        return "\n".join([f"Workdir {self.path}", *lines][:_LINES])
+        return repr(self.headline)
 
     @functools.cached_property
     def _scorer(self) -> Scorer:
@@ -504,8 +520,9 @@ def _mixtures(given: AnyMixtures, members: tuple[str, ...] | list[str]) -> Mixtu
         return read_csv(members, Path(given))
     if isinstance(given, SearchResult):
         given = {given.best["name"]: given.best["weights"]}
-    elif hasattr(given, "to_dict"):
-        given = given.to_dict("index")
+    elif hasattr(given, "to_dict"):  # absent weights are zero, as in a dictionary
+        frame = given.fillna(0.0).rename(columns=lambda c: str(c).removeprefix(_WEIGHT))
+        given = frame.to_dict("index")
     if not (isinstance(given, Mapping) and given):
         raise UserError(
             "mixtures: must be weights by member, as in {'web': 0.7, 'books': 0.3}, "
@@ -535,7 +552,9 @@ def _frame(rows: list[dict[str, Any]]) -> Any:
         raise UserError(
             "to_pandas: pandas is not installed; run `pip install pandas`"
         ) from error
-    return pandas.DataFrame(rows)
+    frame = pandas.DataFrame(rows)
+    weights = [name for name in frame if str(name).startswith(_WEIGHT)]
+    return frame.fillna(dict.fromkeys(weights, 0.0))
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -543,7 +562,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):
-            flat |= {f"weight:{name}": weight for name, weight in value.items()}
+            flat |= {f"{_WEIGHT}{name}": weight for name, weight in value.items()}
         elif isinstance(value, Estimate):
             low, high = value.bounds or (None, None)
             flat |= {key: value.value, f"{key}_low": low, f"{key}_high": high}
@@ -566,14 +585,13 @@ def _text(table: Table) -> str:
         for column, heading in zip(columns, headings, strict=True)
     ]
     widths = [max(map(len, column)) for column in cells]
+    ends = list(itertools.accumulate(width + 2 for width in widths))
     kept = [
         [text.ljust(width) if column.is_text else text.rjust(width) for text in texts]
-        for column, texts, width, end in zip(
-            columns, cells, widths, itertools.accumulate(widths), strict=True
-        )
-        if end + 2 * len(columns) <= _WIDTH
+        for column, texts, width, end in zip(columns, cells, widths, ends, strict=True)
+        if end - 2 <= WIDTH
     ]
     lines = ["  ".join(line).rstrip() for line in zip(*kept, strict=True)]
     more = len(table.rows) - len(rows)
     rest = [f"... and {counted(more, 'more row')}; see `to_pandas()`"] if more else []
-    return "\n".join([short(table.title, _WIDTH), *lines, *rest])
+    return "\n".join([short(table.title, WIDTH), *lines, *rest])

@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 from scoring import tiny
 
-from jaxsim import cli, commands, records, results
+from jaxsim import cli, commands, notebook, records, results
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
+from jaxsim.errors import UserError
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
@@ -677,3 +678,40 @@ def test_lines_that_are_not_objects_are_quarantined(fresh, tmp_path):
     assert entry["cause"] == "not a JSON object"
     summary = json.loads((corpus / "corpus.json").read_text())["summary"]
     assert summary["quarantine"]["solo"]["bad"] == {"not a JSON object": 1}
+
+
+def test_a_notebook_searches_with_other_settings_and_prints_nothing(
+    complete, tmp_path, capsys
+):
+    work = notebook.open(shutil.copytree(complete, tmp_path / "work"))
+    limited = work.search("outside", max_weight={"solo": 0.1})
+    assert limited.target == {"outside": 1.0}
+    assert limited.best["weights"].get("solo", 0.0) <= 0.1 + 1e-9
+    assert load_search(work.path).best == limited.best
+    assert not work.config.search.max_weight
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match=r"config\.search\.max_wait: unknown key"):
+        work.search(max_wait={})
+
+
+def test_a_notebook_scores_trains_and_exports_mixtures_of_its_own(complete, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    work = notebook.open(shutil.copytree(complete, tmp_path / "work"))
+    halves = {"solo": 0.5, "beta,1900-1909": 0.5}
+    scored = work.score(pandas.DataFrame([halves, {"solo": 1.0}], ["halves", "one"]))
+    frame = scored.to_pandas()
+    assert set(frame.mixture) >= {"halves", "one", "uniform"}
+    assert list(frame.filter(like="weight:")) == [f"weight:{n}" for n in tiny.MEMBERS]
+    np.testing.assert_allclose(frame.filter(like="weight:").sum(axis=1), 1)
+    again = work.score(frame.groupby("mixture").first().filter(like="weight:")[:2])
+    assert again.table.names[:2] == tuple(sorted(set(frame.mixture)))[:2]
+    one = frame.query("predictor == 'merge' and domain == 'outside' and split == 'dev'")
+    d = scored.evaluation.domains.index("outside")
+    bits_M = scored.bits_per_byte("merge", "dev")[:, d]
+    np.testing.assert_allclose(one.bits_per_byte, bits_M)
+    assert len(repr(scored).splitlines()) <= 10
+    trained = work.validate({"halves": halves}, seeds=1)
+    assert "halves" in trained.labels
+    assert work.trained.labels == trained.labels
+    path = work.export(work.path / "out", halves, recipe="json")
+    assert json.loads(path.read_text())["shares"] == halves

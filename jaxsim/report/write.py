@@ -151,7 +151,11 @@ def _on_target(
         best = found.predicted(found.best, "test")
         if (chosen := data.chosen) and set(found.target) <= set(chosen.targets):
             runs = answer.runs_on(chosen, found.target)
-            outcomes = [x.trained for x in runs if x.has(found.best["weights"])]
+            outcomes = [
+                x.trained
+                for x in runs
+                if answer.same_mixture(x.mixture, found.best["weights"])
+            ]
     return predicted_M, trained_M, float(noise), best, outcomes
 
 
