@@ -248,7 +248,6 @@ def _show_chosen(chosen: TrainedChoice, workdir: Path) -> None:
     usual = trained.get(Labels.PROPORTIONAL, math.nan)
     ordered = sorted(runs, key=trained.__getitem__)
     shown = ordered[: None if is_verbose() else _MOST_ROWS]
-    over = "gain over\nproportional (%)"
     show_table(
         f"trained on {target(aim)}, bits per byte of test text",
         [
