@@ -222,7 +222,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     """Loss and speed of a training run, as rows every `every` steps.
 
     A bar on a terminal; elsewhere at most one line every `INTERVAL` seconds, and one
-    at the end.
+    at the end. Among details every row is a line.
     """
 
     label: str  # what runs, as in 'member 1790-1809'
@@ -280,7 +280,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             computed += f" ({flops / self.peak:.1%} of the peak)"
         if self._move is not None:
             self._move(step, f"{self.label}, loss {loss:.4f}")
-        elif step == self.steps or now - self._said >= INTERVAL:
+        elif _verbose or step == self.steps or now - self._said >= INTERVAL:
             self._said = now
             print(
                 f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "

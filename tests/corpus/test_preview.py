@@ -118,7 +118,7 @@ def test_a_good_corpus(dry_run, tmp_path, verbose):
         "files left out: hidden (1): .hidden.jsonl",
         "files left out: plain text (1): notes.md",
         "looked at all 200 records",
-        "taken: 199 documents",
+        "; 199 documents taken",
         "left out: no topic (1)",
         "dates: 199, from 2015-03-01 to 2015-03-01",
         " date (1, as 'n.d.')",
