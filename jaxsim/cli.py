@@ -106,7 +106,7 @@ _FLAGS: Mapping[str, str] = {
     f"{' '.join(COMMANDS)} --verbose": "Show all tables and lines that a screen has no "
     "room for (default: one screen).",
     f"{' '.join(COMMANDS)} --json": "Print the result as one JSON document on stdout, "
-    "and everything else on stderr; docs/commands.md has its schema.",
+    "and everything else on stderr; with --help, its JSON Schema.",
     "plan --topology=NAME": "A TPU topology such as v5e:16x16 (default: the devices "
     "of this machine).",
     "plan --members=N": "The number of members (default: what the prepared text or "
@@ -203,6 +203,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     if not argv or argv[0] == "help" or _ASKING & set(argv):
+        if "--json" in argv and (named := [a for a in argv if a in COMMANDS]):
+            from jaxsim import results
+
+            _print_json(results.schema(named[0]))
+            return
         with contextlib.suppress(SystemExit):  # argparse prints, then exits
             parse(argv or ["--help"])
         sys.stdout.flush()

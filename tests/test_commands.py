@@ -7,19 +7,21 @@ import shutil
 from pathlib import Path
 from unittest.mock import ANY
 
+import jsonschema
 import numpy as np
 import pyarrow.parquet
 import pytest
 from scoring import tiny
 
-from jaxsim import cli, commands, notebook, records
+from jaxsim import cli, commands, notebook, records, results
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
 from jaxsim.errors import UserError
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
-from jaxsim.report.write import last_lines
+from jaxsim.report.data import ReportData
+from jaxsim.report.headline import headline
 from jaxsim.scoring import Scorer, evaluator
 from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
@@ -142,6 +144,24 @@ def test_a_second_run_does_nothing_again(complete, project, work):
     assert work == []
     for name, files in before.items():
         assert snapshot(complete / name) == files, name
+
+
+def test_documents_fit_their_schemas(complete, project, capfd):
+    answers = set()
+    for command in ("prepare", "base", "train", "score", "validate", "search", "run"):
+        capfd.readouterr()
+        config = project.parent / "tiny.py"
+        assert tiny.run(command, complete, config, "--json") == 0
+        document = json.loads(capfd.readouterr().out)
+        jsonschema.validate(document, results.schema(command))
+        assert (document["format"], document["command"]) == (records.VERSION, command)
+        answers |= {
+            found["answer"]
+            for found in (document.get("headline", {}), document["result"])
+            if "answer" in found
+        }
+    assert len(answers) == 1  # wherever it is given
+    assert document["result"] == records.plain(headline(ReportData(complete), complete))
 
 
 def test_states_that_a_kill_left_are_deleted(workdir, jaxsim, monkeypatch, tmp_path):
@@ -476,8 +496,8 @@ def test_runs_of_the_user_beside_trained_reference_runs(
     reference_runs = f"--runs={mixtures},{metrics}"
     capfd.readouterr()
     assert cli.main(["validate", *options, reference_runs]) == 0
-    verdict = capfd.readouterr().out.splitlines()[-1]
-    assert verdict.startswith("Verdict: ") and verdict in last_lines(workdir)
+    said = " ".join(capfd.readouterr().out.split())
+    assert f"Trust: {headline(ReportData(workdir), workdir).trust} Next: " in said
     assert (workdir / "validation" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
     given = load_validation(workdir, files=[GIVEN])

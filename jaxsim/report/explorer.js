@@ -79,7 +79,8 @@ if (section) {
     const total = (xs) => sum(xs.filter((_, c) => free(c)));
     const held = sum(w_C.filter((_, c) => c !== member && locked_C[c]));
     const most = Math.max(0, 1 - held);
-    const value = w_C.some((_, c) => free(c)) ? Math.min(Math.max(weight, 0), most) : most;
+    const has_free = w_C.some((_, c) => free(c));
+    const value = has_free ? Math.min(Math.max(weight, 0), most) : most;
     if (total(w_C) > 0) ratio_C = w_C;
     if (total(ratio_C) === 0) ratio_C = w_C.map(() => 1);
     const scale = (most - value) / total(ratio_C);
@@ -92,8 +93,11 @@ if (section) {
     if (first?.[0] !== "mixture") return;
     const given_C = listed(Object.fromEntries(entries), form.members).map(Number);
     const total = sum(given_C);
-    if (!(total > 0 && Number.isFinite(total)) || given_C.some((w) => w < 0)) return;
-    start(given_C.map((w) => w / total));
+    const is_mixture =
+      total > 0 && Number.isFinite(total) && given_C.every((w) => w >= 0);
+    const is_known = entries.every(([name]) => form.members.includes(name));
+    find(".unread").hidden = is_mixture && is_known;
+    if (is_mixture && is_known) start(given_C.map((w) => w / total));
     section.scrollIntoView();
   };
 
@@ -108,6 +112,7 @@ if (section) {
     const entries = form.members.map((name, c) => [name, +w_C[c].toFixed(8)]);
     const query = new URLSearchParams(entries.filter(([, w]) => w > 0));
     history.replaceState(null, "", `#mixture&${query}`);
+    find(".unread").hidden = true;
   };
 
   /** The mixture as `--mixtures` reads it; see `as_text` in jaxsim/scoring/table.py. */
@@ -118,7 +123,8 @@ if (section) {
     };
     const used = form.members.map((_, c) => c).filter((c) => +w_C[c].toFixed(9) > 0);
     const header = ["name", ...used.map((c) => cell(form.members[c]))];
-    return `${header}\n${["mine", ...used.map((c) => +w_C[c].toFixed(9))]}\n`;
+    const { row } = find(".csv").dataset;
+    return `${header}\n${[row, ...used.map((c) => +w_C[c].toFixed(9))]}\n`;
   };
 
   // The page.
@@ -165,8 +171,8 @@ if (section) {
     for (const row of all(".domains tbody tr")) {
       const d = row.dataset.domain;
       fill(row.querySelector(".bits"), bits_D?.[d], loss);
-      const is_formed = bits_D && !preset;
-      row.querySelector("small").textContent = is_formed ? `± ${loss(form.residual[d])}` : "";
+      const error = bits_D && !preset ? `± ${loss(form.residual[d])}` : "";
+      row.querySelector("small").textContent = error;
       fillGain(row, bits_D && 1 - bits_D[d] / reference.bits_D[d]);
     }
     showNext(gain_C);
@@ -174,7 +180,9 @@ if (section) {
       button.setAttribute("aria-pressed", presets[p] === preset);
     });
     find(".csv").textContent = csv();
-    find("[download]").href = `data:text/csv;charset=utf-8,${encodeURIComponent(csv())}`;
+    find(".csv + button").textContent = "Copy"; // not "Copied": it is another one
+    const address = `data:text/csv;charset=utf-8,${encodeURIComponent(csv())}`;
+    find("[download]").href = address;
   };
 
   const showSources = () => {
@@ -189,7 +197,8 @@ if (section) {
       const most = form.most[c];
       const is_beyond = most !== null && w_C[c] > most + 1e-9;
       row.classList.toggle("beyond", is_beyond);
-      if (is_beyond) beyond.push(`${form.members[c]} above ${(100 * most).toFixed(1)}%`);
+      const limit = `${(100 * most).toFixed(1)}%`;
+      if (is_beyond) beyond.push(`${form.members[c]} above ${limit}`);
     });
     find(".extrapolated").hidden = !beyond.length;
     find(".extrapolated span").textContent = beyond.join(", ");
@@ -239,7 +248,7 @@ if (section) {
     });
   });
   addEventListener("hashchange", read);
+  section.hidden = false;
   show();
   read();
-  section.hidden = false;
 }

@@ -1,20 +1,17 @@
 """The explorer of mixtures, a part of the page: see explorer.html.j2, explorer.js."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.corpus.names import Labels
 from jaxsim.errors import command_line
 from jaxsim.records import plain
-from jaxsim.report.headline import shares
-from jaxsim.report.table import target
+from jaxsim.report.table import largest, target
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.search.closed_form import ClosedForm
 
-_FILE = "mixture.csv"
-_FOUND = re.compile(Labels.FOUND.replace("{:d}", r"\d+"))
+_FILE, _ROW = "mixture.csv", "mine"
 
 
 def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
@@ -24,12 +21,10 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
       form: of the last search.
       place: the workdir in the commands.
     """
-    export = f"--what={_FILE}:mine", "--recipe=json", "--to=recipe"
+    export = f"--what={_FILE}:{_ROW}", "--recipe=json", "--to=recipe"
     labels = [
-        shares(preset["weights"], 2)
-        if _FOUND.fullmatch(preset["name"])
-        else str(preset["name"])
-        for preset in form.presets
+        p["name"] if p["name"] in STANDARD_MERGES else largest(p["weights"], 2)
+        for p in form.presets
     ]
     # Half of each symmetric matrix, and fewer digits: most of the page's bytes.
     halves = [
@@ -41,6 +36,7 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
         "target": target(form.weights, form.kind),
         "labels": ["the answer", *labels[1:]],
         "file": _FILE,
+        "row": _ROW,
         "commands": {
             "Score its merge": command_line("score", place, f"--mixtures={_FILE}"),
             "Train it and proportional": command_line(

@@ -220,14 +220,14 @@ def predicted(
         axes.annotate(
             "the answer,\nnot trained", (answer, 0.985), (4, 0), ha="left", va="top",
             xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-            color=ORANGE, fontsize=8.5,
+            fontsize=8.5,
         )  # fmt: skip
     for value in trained:
         axes.plot(answer, value, marker="*", ms=13, color=ORANGE, mec=_PAPER, mew=0.6)
     if trained:
         axes.annotate(
             "the answer", (answer, trained[0]), (9, 0), ha="left", va="center",
-            textcoords="offset points", color=ORANGE, fontsize=8.5,
+            textcoords="offset points", fontsize=8.5,
         )  # fmt: skip
     axes.set(xlabel="predicted (bits per byte)", ylabel="trained (bits per byte)")
 

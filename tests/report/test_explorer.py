@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import shutil
 import urllib.parse
@@ -14,8 +15,12 @@ import pytest
 from jaxsim.records import Basis
 from jaxsim.report import explorer as explorer_module
 from jaxsim.report.explorer import explorer
+from jaxsim.report.write import write_report
 from jaxsim.scoring.table import read_csv
 from jaxsim.search.closed_form import ClosedForm
+from jaxsim.search.result import save_search
+
+from .workdirs import add_search, config_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 MEMBERS = ["alpha", "<img src=x onerror=alert(1)>", '=1+2, "b"; c', "</script> & d"]
@@ -63,7 +68,7 @@ def form_of(kind="mean", refusal="", most=None) -> ClosedForm:
     rows = {
         "best": {MEMBERS[0]: 2 / 3, MEMBERS[2]: 1 / 3},
         "proportional": dict.fromkeys(MEMBERS, 0.25),
-        "found 3": {MEMBERS[1]: 0.6, MEMBERS[2]: 0.4},
+        "found 3": {MEMBERS[0]: 0.6, MEMBERS[2]: 0.4},
         MEMBERS[3]: {MEMBERS[3]: 1.0},
     }
     return ClosedForm(
@@ -108,9 +113,28 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Opens the explorer of a closed form; fails if the browser finds a fault."""
+def visited(browser):
+    """Opens a file; fails if the browser finds a fault."""
     faults, pages = [], []
+
+    def visited(path, width=1300):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield visited
+    for page in pages:
+        page.close()
+    assert not faults
+
+
+@pytest.fixture
+def opened(visited, tmp_path):
+    """Opens the explorer of a closed form, alone."""
 
     def opened(form, width=1300):
         folder = Path(explorer_module.__file__).parent
@@ -120,24 +144,16 @@ def opened(browser, tmp_path):
             undefined=jinja2.StrictUndefined,
         )
         shown = explorer(form, Path("my work"))
-        path = tmp_path / "page.html"
-        script = (folder / "explorer.js").read_text()
+        script = (folder / "explorer.js").read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        page = environment.from_string(PAGE)
-        text = page.render(explorer=shown, script=script, hash=digest)
+        text = environment.from_string(PAGE).render(
+            explorer=shown, script=script, hash=digest
+        )
+        path = tmp_path / "page.html"
         path.write_text(text, encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("dialog", lambda dialog: faults.append(dialog.message))
-        page.goto(path.as_uri())
-        pages.append(page)
-        return page
+        return visited(path, width)
 
-    yield opened
-    for page in pages:
-        page.close()
-    assert not faults
+    return opened
 
 
 def address(w_C) -> str:
@@ -183,8 +199,8 @@ def test_a_preset_shows_its_real_merge_also_from_its_address(opened):
     form = form_of()
     page = opened(form)
     for label, preset in (
-        (MEMBERS[3], 3),
-        (f"60% {MEMBERS[1]} and 40% {MEMBERS[2]}", 2),
+        (f"{MEMBERS[3]} alone", 3),
+        (f"60% {MEMBERS[0]}, 40% {MEMBERS[2]}", 2),
         ("the answer", 0),
     ):
         press(page, label)
@@ -199,6 +215,17 @@ def test_a_preset_shows_its_real_merge_also_from_its_address(opened):
     number(page, MEMBERS[0]).fill("69")
     number(page, MEMBERS[0]).press("Enter")
     assert "closed form, off by about 0.000" in page.locator(".outcome").inner_text()
+
+
+@pytest.mark.parametrize("query", ["alpha=1&other=1", "alpha=-1", "alpha=x", ""])
+def test_an_address_without_a_mixture_of_these_sources_is_refused(opened, query):
+    page = opened(form_of())
+    page.evaluate(VALUES, [f"#mixture&{query}"])
+    assert page.get_by_role("alert").is_visible()
+    assert "(merged)" in page.locator(".outcome").inner_text()
+    page.evaluate(VALUES, ["#mixture&alpha=1"])
+    assert not page.get_by_role("alert").is_visible()
+    assert weights(page) == pytest.approx([100, 0, 0, 0])
 
 
 def test_a_locked_source_stays_and_the_others_give_way_in_proportion(opened):
@@ -257,3 +284,20 @@ def test_it_says_where_it_extrapolates_and_where_it_has_no_numbers(opened):
     number(page, MEMBERS[0]).press("Enter")
     assert page.locator(".outcome .gained").inner_text() == "not known"
     assert page.locator(".bought").is_hidden()
+
+
+def test_the_report_runs_it(visited, workdir):
+    found = add_search(workdir)
+    form = dataclasses.replace(form_of(), basis=found.basis)
+    save_search(workdir, found, form)
+    page = visited(write_report(config_of(workdir), workdir))
+    gain = form.gain(np.array([form.presets[0]["bits"]]))[0]
+    shown = page.locator("#explorer .outcome .gained").get_attribute("value")
+    assert float(shown) == pytest.approx(gain)
+    page.locator(".csv + button").click()
+    page.wait_for_function(
+        "document.querySelector('.csv + button').textContent === 'Copied' ||"
+        "getSelection().toString().startsWith('name,')"
+    )
+    press(page, "proportional")
+    assert page.locator(".csv + button").inner_text() == "Copy"

@@ -16,6 +16,7 @@ from jaxsim.config import Config
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, command_line
 from jaxsim.pool import Pool
+from jaxsim.report import write
 from jaxsim.report.data import ReportData
 from jaxsim.report.table import csv_text
 from jaxsim.report.tables import build, mixtures
@@ -48,7 +49,7 @@ ELEMENTS = """
     figure div figcaption table thead tr th tbody td caption dl dt dd code
     h3 details summary strong button blockquote footer script
     svg g path defs use text tspan clippath rect
-    data input label ol output pre i b
+    data input label ol output pre i b small
     """
 
 
@@ -81,8 +82,12 @@ class Page(html.parser.HTMLParser):
         return [t for tag, t in self.texts if tag == "h2"]
 
 
-def report_of(workdir):
-    path = write_report(config_of(workdir), workdir)
+def report_of(workdir, drawn=False):
+    """Page and summary; figures take seconds, and few tests are about them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            patch.setattr(write, "_draw", lambda *_: {})
+        path = write_report(config_of(workdir), workdir)
     page = Page(path.read_text())
     summary = json.loads(
         (workdir / "report" / "summary.json").read_text(),
@@ -107,7 +112,7 @@ def complete(workdir):
 
 
 def test_names_are_escaped_everywhere(complete):
-    page, _ = report_of(complete)
+    page, _ = report_of(complete, drawn=True)
     assert {tag for tag, _ in page.elements} <= set(ELEMENTS.split())
     for name in (*HOSTILE, OUTSIDE, "a <b>test</b>"):
         assert name in page.text
@@ -117,7 +122,7 @@ def test_names_are_escaped_everywhere(complete):
 
 
 def test_the_page_loads_nothing(complete):
-    page, _ = report_of(complete)
+    page, _ = report_of(complete, drawn=True)
     for tag, attributes in page.elements:
         for key in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
             value = attributes.get(key, "#")
@@ -240,7 +245,7 @@ def test_overrides_of_other_parts_are_found(complete, where):
 
 
 def test_again_it_writes_the_same_and_reads_no_parameters(complete, monkeypatch):
-    report_of(complete)
+    report_of(complete, drawn=True)
 
     def contents():
         return {
@@ -252,7 +257,7 @@ def test_again_it_writes_the_same_and_reads_no_parameters(complete, monkeypatch)
     before = contents()
     assert len(before) >= 20
     monkeypatch.setattr(Pool, "load", None)
-    report_of(complete)
+    report_of(complete, drawn=True)
     assert contents() == before
 
 
@@ -313,10 +318,10 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
 
 def test_trained_mixtures_are_in_page_json_and_tables(complete):
     page, summary = report_of(complete)
-    assert "mixtures that were trained" in page.text
+    assert "These mixtures were trained because" in page.text
     assert "the best https:evil.example 2.1800 2.1000 2.1100" in page.text
     assert summary["chosen"]["labels"] == ["the best", "even"]
-    assert "Trained: as reference-best: 2.1800" in " ".join(summary["answer"])
+    assert "Trained" in dict(summary["answer"]["evidence"])
     table = table_of(complete, "chosen")
     (row,) = [r for r in table if r["mixture"] == "even" and r["target"] == OUTSIDE]
     assert float(row["reference_bits_per_byte"]) == pytest.approx(2.22)
@@ -326,8 +331,8 @@ def test_trained_mixtures_are_in_page_json_and_tables(complete):
     assert f"the best {MEMBERS[1]} 2.2800" not in page.text
     (complete / "validation" / "chosen.json").unlink()
     page, summary = report_of(complete)
-    assert "Trained mixtures" not in page.text
-    assert "it was not trained" in summary["answer"][-1]
+    assert "These mixtures were trained because" not in page.text
+    assert summary["answer"]["state"] == "not trained"
     assert not (complete / "report" / "tables" / "chosen.csv").exists()
 
 
@@ -433,10 +438,9 @@ def test_a_retrained_member_marks_everything_that_rests_on_it(complete):
     changed = f"member {MEMBERS[0]!r} has changed"
     for part, line in zip(parts, summary["out_of_date"], strict=True):
         assert line.startswith(f"{part}: {changed}: run `jaxsim ")
-        assert f"OUT OF DATE: {line}" in summary["answer"][:5]
-    assert last_lines(complete)[0].startswith("OUT OF DATE: scores")
+        assert line in summary["answer"]["first"]
     html = (complete / "report" / "index.html").read_text()
-    for section in ("mixtures", "marginal", "chosen", "trust", "agreement", "members"):
+    for section in ("sure", "sources", "mixtures", "trust", "training"):
         start = html.index(f'<section id="{section}">')
         inside = html[start : html.index("</section>", start)]
         assert "<strong>Out of date.</strong>" in inside, section
@@ -459,8 +463,9 @@ def test_scores_of_other_text_are_out_of_date(complete):
     corpus = complete / "corpus" / "corpus.json"
 
     def swap(record):
-        splits = record["domains"][OUTSIDE]["digests"]
-        splits["dev"], splits["test"] = splits["test"], splits["dev"]
+        for splits in record["domains"][OUTSIDE].values():
+            if isinstance(splits, dict) and splits:
+                splits["dev"], splits["test"] = splits["test"], splits["dev"]
 
     sealing.edit(corpus, swap)
     page, summary = report_of(complete)
@@ -485,11 +490,11 @@ def test_proposed_mixtures_can_be_scored_again(complete):
 
 
 def test_what_is_gone_leaves_the_report_but_not_the_users_files(complete):
-    report_of(complete)
+    report_of(complete, drawn=True)
     tables = complete / "report" / "tables"
     (tables / "mine.csv").write_text("kept")
     shutil.rmtree(complete / "validation")
-    report_of(complete)
+    report_of(complete, drawn=True)
     assert not (tables / "agreement.csv").exists()
     assert not (complete / "report" / "figures" / "scatter.png").exists()
     assert (tables / "mine.csv").exists()
@@ -513,20 +518,21 @@ def test_cost_adds_up(complete):
 def test_the_token_multiplier_is_read_from_the_reference_runs(complete):
     add_reference(complete, tokens=512)
     page, _ = report_of(complete)
-    assert "reference runs at token multiplier 2 only" in page.text
-    assert "token multiplier 2 only" in last_lines(complete)[-1]
+    assert "--config.validate.token_multiplier=2" in page.text
 
 
-def test_the_last_lines_are_in_the_page_and_name_no_place(complete):
+def test_the_headline_is_in_the_page_and_names_no_place(complete):
     corpus = complete / "corpus" / "corpus.json"
     path = str(complete / "tokenizer.json")
     sealing.edit(corpus, lambda r: r["frozen"]["tokenizer"].update(path=path))
     page, summary = report_of(complete)
-    for line in summary["answer"]:
-        assert page.text.count(line.partition(": ")[2].replace("`", "")) == 2
+    said = summary["answer"]
+    texts = [said["answer"], *said["first"], *(text for _, text in said["evidence"])]
+    for text in [*texts, said["trust"].partition(". ")[2], said["command"]]:
+        assert text.replace("`", "") in page.text
+    assert texts and said["command"]
     everything = (complete / "report" / "index.html").read_text()
     assert str(complete) not in everything + json.dumps(summary)
-    assert str(complete) in " ".join(last_lines(complete))
 
 
 def test_the_evaluation_digest_needs_no_window(scored):
@@ -553,7 +559,7 @@ def test_the_verdict_is_on_the_page_and_in_json(complete):
     add_diagnostics(complete, "do not trust")
     page, summary = report_of(complete)
     assert summary["verdict"]["word"] == "do not trust"
-    assert "Do not trust. Predictions are not reliable" in page.text
+    assert "do not trust Predictions are not reliable" in page.text
     assert "The reason for 'do not trust'." in page.text
 
 
@@ -602,7 +608,8 @@ def test_no_cell_of_a_csv_is_a_formula(complete):
     assert not any(
         cell.startswith(("=", "+", "-", "@")) and not is_number(cell) for cell in cells
     )
-    assert [line[0] for line in lines[1:]] == [
+    column = lines[0].index("mixture")
+    assert [line[column] for line in lines[1:]] == [
         "'=1+1", "'+a", "'-b", "'@c", "''=d", "plain"
     ]  # fmt: skip
     assert any(is_number(cell) for cell in lines[1])
