@@ -23,6 +23,7 @@ from jaxsim.validation.validate import Validation
 
 Lines = list[tuple[str, str]]
 REPLICATES = 4  # for a first estimate of noise
+_SAME_MIXTURE = 1e-4  # share of the tokens
 _MOST_SIMPLE = 3  # mixtures that a sentence names
 
 
@@ -226,6 +227,12 @@ class Trained(NamedTuple):
     mixture: Mapping[str, float]
     trained: float
     merge: float
+
+
+def same_mixture(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether no run could tell two mixtures apart: they are rounded for training."""
+    gaps = [abs(one.get(n, 0.0) - other.get(n, 0.0)) for n in {*one, *other}]
+    return max(gaps) < _SAME_MIXTURE
 
 
 def on_target(

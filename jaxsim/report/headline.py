@@ -17,7 +17,12 @@ from jaxsim.corpus.names import Labels
 from jaxsim.errors import command_line
 from jaxsim.log import counted
 from jaxsim.report import trust
-from jaxsim.report.answer import about_training, next_command, ties_sentence
+from jaxsim.report.answer import (
+    about_training,
+    next_command,
+    same_mixture,
+    ties_sentence,
+)
 from jaxsim.report.data import ReportData
 from jaxsim.report.table import listed, percent, target
 from jaxsim.search.result import BEST, SHORTLIST, SearchResult
@@ -28,8 +33,6 @@ from jaxsim.validation.validate import Validation
 
 State = Literal["no search", "not trained", "won", "lost", "tied", "unclear"]
 SEEDS = 3  # of a decision that one run's noise should not make
-# Mixtures are rounded before they are trained; no run can resolve this difference.
-_SAME_MIXTURE = 1e-4
 _SEEDS_FLAG = "--config.validate.seeds={}"
 
 
@@ -346,7 +349,7 @@ def _trained(
     rows = [
         dict(zip(chosen.members, mixture, strict=True)) for mixture in chosen.mixtures
     ]
-    best_M = np.array([_same(row, found.best["weights"]) for row in rows])
+    best_M = np.array([same_mixture(row, found.best["weights"]) for row in rows])
     other_M = np.array([name == Labels.PROPORTIONAL for name in chosen.labels])
     if not best_M.any():
         return []
@@ -406,9 +409,3 @@ def _noise(
     if validation is not None and only in validation.noise:
         return float(validation.noise[only]), max(validation.replicates, 1)
     return None, 0
-
-
-def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    both = {*one, *other}
-    gaps = [abs(one.get(n, 0.0) - other.get(n, 0.0)) for n in both]
-    return max(gaps) < _SAME_MIXTURE

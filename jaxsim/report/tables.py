@@ -386,34 +386,28 @@ def tradeoff(closed: ClosedForm) -> Table:
     """What mixtures do to the target and to the other domains, the answer first."""
     aimed = {domain for parts in closed.target.values() for domain in parts}
     others = [d for d, name in enumerate(closed.domains) if name not in aimed]
-    alone_CC = np.eye(len(closed.members) if not closed.refusal else 0)
-    bits_MD = np.array([preset["bits"] for preset in closed.presets])
-    known = closed.preset_MC.tolist()
-    single = [c for c, w_C in enumerate(alone_CC.tolist()) if w_C not in known]
-    if single:
-        bits_MD = np.concatenate([bits_MD, closed.bits(alone_CC[single])])
-    names = [preset["name"] for preset in closed.presets]
-    reference_D = bits_MD[names.index(closed.reference)]
-    labels = [
-        name if name in STANDARD_MERGES else largest(preset["weights"], 2)
-        for name, preset in zip(names, closed.presets, strict=True)
-    ]
-    labels = [
-        "the answer",
-        *labels[1:],
-        *(f"{closed.members[c]} alone" for c in single),
-    ]
-    counts = [len(preset["weights"]) for preset in closed.presets[1:]]
-    kinds = ["answer", *("member" if n == 1 else "mixture" for n in counts)]
-    kinds += ["member"] * len(single)
-    rows = []
-    for label, kind, gain_, gain_D in zip(
-        labels, kinds, closed.gain(bits_MD), 1 - bits_MD / reference_D, strict=True
-    ):
-        worst = min(others, key=lambda d: gain_D[d]) if others else 0
-        elsewhere = float(gain_D[others].mean()), float(gain_D[worst])
-        rows.append((label, kind, float(gain_), *elsewhere, closed.domains[worst]))
-    over = f"gain over {closed.reference}"
+    mixtures = [(p["name"], p["weights"], p["bits"]) for p in closed.presets]
+    singles = [w for _, w, _ in mixtures if len(w) == 1]
+    if not closed.refusal:
+        alone_CD = closed.bits(np.eye(len(closed.members)))
+        mixtures += [
+            ("", {name: 1.0}, bits_D)
+            for name, bits_D in zip(closed.members, alone_CD, strict=True)
+            if {name: 1.0} not in singles
+        ]
+    bits_MD = np.array([bits_D for _, _, bits_D in mixtures])
+    reference = [name for name, _, _ in mixtures].index(closed.reference)
+    gain_M, gain_MD = closed.gain(bits_MD), 1 - bits_MD / bits_MD[reference]
+    rows: list[tuple[Any, ...]] = []
+    for m, (name, parts, _) in enumerate(mixtures if others else ()):
+        label, kind = largest(parts, 2), "member" if len(parts) == 1 else "mixture"
+        if m == 0:
+            label, kind = "the answer", "answer"
+        elif name in STANDARD_MERGES:
+            label = name
+        worst = min(others, key=lambda d: gain_MD[m, d])
+        elsewhere = float(gain_MD[m, others].mean()), float(gain_MD[m, worst])
+        rows.append((label, kind, float(gain_M[m]), *elsewhere, closed.domains[worst]))
     columns = (
         text_column("mixture", "mixture"),
         Column("kind"),
@@ -423,11 +417,11 @@ def tradeoff(closed: ClosedForm) -> Table:
         text_column("worst_domain", "which"),
     )
     note = (
-        f"{over}: share of its loss, predicted on test text; others: the "
+        f"gain over {closed.reference}, predicted on test text; others: the "
         f"{counted(len(others), 'domain')} outside the target"
     )
     title = "gain on the target and elsewhere"
-    return Table.of(title, rows if others else [], columns, note=note)
+    return Table.of(title, rows, columns, note=note)
 
 
 def objective(found: SearchResult) -> Table:
