@@ -360,7 +360,7 @@ def _trained(
         others = value_M[other_M]
         known.insert(0, (Labels.PROPORTIONAL, float(others.mean()), 1 / len(others)))
     for name, value, share in known:
-        if not np.isfinite(value):
+        if not value > 0:  # not known
             continue
         gain, low, high = float(1 - mine_K.mean() / value), None, None
         if deviation is not None:
