@@ -6,7 +6,6 @@ Every mistake of the user ends in one sentence and exit code 2.
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import errno
 import importlib
 import io
@@ -35,6 +34,7 @@ from jaxsim.errors import (
     Preempted,
     UserError,
     commands_for,
+    nearest,
     pasteable,
 )
 from jaxsim.log import showing_details
@@ -184,6 +184,10 @@ def entry() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(_parser())
     code = main(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
     if code == Preempted.exit_code:
@@ -339,9 +343,7 @@ def parse(argv: Sequence[str]) -> Call:
 
 def _unknown(word: str, known: Iterable[str]) -> str:
     """The word, the nearest known one if one is similar, and all known ones."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    nearest = f"did you mean {close[0]}? " if close else ""
-    return f"{word!r}; {nearest}known: {', '.join(known) or 'none'}"
+    return f"{word!r}; {nearest(word, known)}known: {', '.join(known) or 'none'}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ A launcher can act on exit codes; 0 is success. A message names a command as
 """
 
 import contextlib
+import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,16 @@ class UserError(JaxsimError):
 def check_known(what: str, name: str, known: Iterable[str], where: str) -> None:
     """Raises a `UserError` that lists what is `known`, if `name` is none of it."""
     if name not in (names := list(known)):
-        raise UserError(f"{where}: no {what} {name!r}; there are {', '.join(names)}")
+        guess = nearest(name, names)
+        raise UserError(
+            f"{where}: no {what} {name!r}; {guess}there are {', '.join(names)}"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'did you mean search? ' if one of the words is similar, otherwise nothing."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 class DamagedError(JaxsimError):

@@ -44,9 +44,9 @@ _verbose = False
 
 @contextlib.contextmanager
 def showing_details(wanted: bool = True) -> Iterator[None]:
-    """Within it, `detail` and `show_table` print; otherwise they do not."""
+    """Within it, if `wanted`, `detail` and `show_table` print; else they do not."""
     global _verbose
-    before, _verbose = _verbose, wanted
+    before, _verbose = _verbose, _verbose or wanted
     try:
         yield
     finally:
@@ -88,6 +88,11 @@ def detail(text: str) -> None:
 def counted(amount: int, singular: str, plural: str = "") -> str:
     """'1 run', '12 runs'."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def hidden(rows: int, shown: int) -> str:
+    """What to know of a table that is cut unless details are shown."""
+    return "" if _verbose or rows <= shown else f"{rows - shown:,} more with --verbose"
 
 
 class _Console(rich.console.Console):
@@ -217,7 +222,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     """Loss and speed of a training run, as rows every `every` steps.
 
     A bar on a terminal; elsewhere at most one line every `INTERVAL` seconds, and one
-    at the end.
+    at the end. Among details every row is a line.
     """
 
     label: str  # what runs, as in 'member 1790-1809'
@@ -275,7 +280,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             computed += f" ({flops / self.peak:.1%} of the peak)"
         if self._move is not None:
             self._move(step, f"{self.label}, loss {loss:.4f}")
-        elif step == self.steps or now - self._said >= INTERVAL:
+        elif _verbose or step == self.steps or now - self._said >= INTERVAL:
             self._said = now
             print(
                 f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "

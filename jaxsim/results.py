@@ -1,22 +1,27 @@
 """What a command has to say at its end: one screen, or one JSON document."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import make_dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal, TypedDict
 
 from jaxsim import records
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.names import Labels
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.corpus.summary import document_rows
 from jaxsim.errors import next_command
-from jaxsim.log import counted, say, say_wrapped, show_table
+from jaxsim.log import counted, hidden, is_verbose, say, say_wrapped, show_table
 from jaxsim.plan import Plan, show_plan
 from jaxsim.pool import Manifest
+from jaxsim.report.answer import Trained, aim_of, runs_on
 from jaxsim.report.data import ReportData
 from jaxsim.report.headline import Headline, headline
 from jaxsim.report.summary import summarize
-from jaxsim.report.table import duration, largest, number, short
+from jaxsim.report.table import duration, gain, largest, number, short, target
 from jaxsim.report.trust import noise_sentence
 from jaxsim.schema import json_schema
 from jaxsim.scoring.predicted import Predicted
@@ -26,7 +31,8 @@ from jaxsim.search.result import SearchResult
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import Validation
 
-_MOST_ROWS = 12  # of a table on a screen
+_MOST_ROWS = 14  # of a table on a screen
+_FEW = 3
 _MOST_TARGETS = 4
 _BEST = 5  # rows of a scored table
 
@@ -118,25 +124,25 @@ def _show(result: Any, command: str, workdir: Path, spec: str) -> None:
             say_wrapped(f"base model: {_trained(result)}, in {workdir / 'base'}")
             _say_next("Train the members", "train")
         case "train":
-            members, seconds = (
-                result.values(),
-                sum(m.wall_seconds for m in result.values()),
-            )
-            say_wrapped(
-                f"train: {counted(len(result), 'member')} in {workdir / 'pool'}, each "
-                f"{_trained(next(iter(members)))}; {duration(seconds)} in all"
-            )
+            seconds = duration(sum(member.wall_seconds for member in result.values()))
+            say(f"train: {counted(len(result), 'member')} in {workdir / 'pool'}")
+            for name, member in list(result.items())[:_FEW]:
+                say_wrapped(f"  {name}: {_trained(member)}")
+            if len(result) > _FEW:
+                say(f"  ... {seconds} in all")
             _say_next("Score mixtures of them", "score")
         case "score":
-            _show_scores(_scored(result, workdir, spec))
-            flags = (f"--config.score.mixtures={spec}",) if spec else ()
+            scored = _scored(result, workdir, spec)
+            _show_scores(scored)
+            is_searched = spec and not scored["predicted"]
+            flags = (f"--config.score.mixtures={spec}",) if is_searched else ()
             _say_next("Search for the best mixture", "search", *flags)
         case "validate" if isinstance(result, Validation):
             _show_validation(result, workdir)
+        case "validate":
+            _show_chosen(result, workdir)
         case "report":
-            answer = headline(ReportData(workdir), workdir)
-            say_wrapped(f"Answer: {answer.answer}")
-            say_wrapped(f"Trust: {answer.trust}")
+            _say_answer(ReportData(workdir), workdir)
             say(f"Report: {result}")
         case "export":
             files = [result] if result.is_file() else list(result.iterdir())
@@ -145,7 +151,7 @@ def _show(result: Any, command: str, workdir: Path, spec: str) -> None:
         case "verify":
             say(f"verify: {counted(len(result), 'entry', 'entries')} intact")
         case _:
-            show_headline(headline(ReportData(workdir), workdir))
+            _show_headline(headline(ReportData(workdir), workdir))
             if command == "run":
                 say(f"Report: {workdir / 'report' / 'index.html'}")
 
@@ -156,8 +162,16 @@ def _say_next(why: str, command: str, *flags: str) -> None:
     say(f"  {next_command(command, *flags)}")
 
 
-def show_headline(answer: Headline) -> None:
-    """Prints the answer of a workdir."""
+def _say_answer(data: ReportData, workdir: Path) -> Headline:
+    """Prints the answer of a workdir, and how far it can be trusted."""
+    answer = headline(data, workdir)
+    say_wrapped(f"Answer: {answer.answer}")
+    say_wrapped(f"Trust: {answer.trust}")
+    return answer
+
+
+def _show_headline(answer: Headline) -> None:
+    """Prints all of a headline."""
     *lines, last = answer.lines()
     for line in lines:
         say_wrapped(line)
@@ -166,16 +180,13 @@ def show_headline(answer: Headline) -> None:
 
 def _show_corpus(corpus: Corpus) -> None:
     columns, rows, _ = document_rows(corpus)
-    used = [
-        i for i in range(len(columns)) if any(row[i] not in ("-", "") for row in rows)
-    ]
-    shown = rows if len(rows) <= _MOST_ROWS + 4 else rows[:_MOST_ROWS]
-    more = len(rows) - len(shown)
+    shown = rows[: None if is_verbose() else _MOST_ROWS]
+    used = [i for i in range(len(columns)) if {row[i] for row in shown} - {"-", ""}]
     show_table(
         "documents",
         [columns[i] for i in used],
         [[short(row[0], 30), *(row[i] for i in used[1:])] for row in shown],
-        note=f"and {more:,} more, with --verbose" if more else "",
+        note=hidden(len(rows), _MOST_ROWS),
         always=True,
     )
     tokens = corpus.budget_tokens
@@ -194,9 +205,11 @@ def _trained(manifest: Manifest) -> str:
 
 
 def _show_scores(scored: Scored) -> None:
-    rows = scored["rows"]
-    targets = scored["targets"][:_MOST_TARGETS]
+    rows, targets = scored["rows"], scored["targets"][:_MOST_TARGETS]
     how = " in closed form" * scored["predicted"]
+    say(f"score: {scored['mixtures']:,} mixtures{how} in {scored['file']}")
+    if not rows:  # what is not known of any domain was said
+        return
     show_table(
         f"bits per byte of merges on dev text, at most {scored['windows']} windows a "
         f"domain: the best of {scored['mixtures']:,} on {targets[0]}{how}",
@@ -212,7 +225,6 @@ def _show_scores(scored: Scored) -> None:
         left=2,
         always=True,
     )
-    say(f"score: all rows in {scored['file']}")
 
 
 def _show_validation(validation: Validation, workdir: Path) -> None:
@@ -224,6 +236,47 @@ def _show_validation(validation: Validation, workdir: Path) -> None:
     )
     say_wrapped(f"Trust: {headline(data, workdir).trust}")
     _say_next("Search with what was learned", "search")
+
+
+def _show_chosen(chosen: TrainedChoice, workdir: Path) -> None:
+    """Mixtures that were trained, the best first; of several seeds the mean."""
+    data = ReportData(workdir)
+    aim, runs = aim_of(chosen, data.found), defaultdict[str, list[Trained]](list)
+    for run in runs_on(chosen, aim):
+        runs[run.label].append(run)
+    trained = {name: mean(run.trained for run in each) for name, each in runs.items()}
+    usual = trained.get(Labels.PROPORTIONAL, math.nan)
+    ordered = sorted(runs, key=trained.__getitem__)
+    shown = ordered[: None if is_verbose() else _MOST_ROWS]
+    show_table(
+        f"trained on {target(aim)}, bits per byte of test text",
+        [
+            "mixture",
+            "weights",
+            "seeds",
+            "predicted",
+            "trained",
+            "gain over\nproportional (%)",
+        ],
+        [
+            [
+                short(name, 30),
+                largest(runs[name][0].mixture),
+                str(len(runs[name])),
+                number(mean(run.merge for run in runs[name]), 4),
+                number(trained[name], 4),
+                gain(1 - trained[name] / usual),
+            ]
+            for name in shown
+        ],
+        note=hidden(len(ordered), _MOST_ROWS),
+        left=2,
+        always=True,
+    )
+    answer = _say_answer(data, workdir)
+    if answer.command:
+        say(f"Next: {answer.why}")
+        say(f"  {answer.command}")
 
 
 def _scored(scores: Scores | Predicted, workdir: Path, spec: str) -> Scored:

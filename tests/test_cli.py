@@ -459,6 +459,24 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_shell_completes_commands_and_flags(root: Path) -> None:
+    pytest.importorskip("argcomplete")
+    program = "exec 8>&1; $python -c 'import jaxsim.cli; jaxsim.cli.entry()' 9>&2 >&2"
+    for line, expected in (
+        ("jaxsim sea", "search"),
+        ("jaxsim run --work", "--workdir"),
+    ):
+        asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+        done = subprocess.run(
+            ["bash", "-c", program],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            env=os.environ | asked | {"_ARGCOMPLETE": "1", "python": sys.executable},
+        )
+        assert done.stdout.strip() == expected
+
+
 def test_closed_streams_are_dev_null(root: Path, tmp_path: Path) -> None:
     """A file opened later must not become stdout."""
     for command in (

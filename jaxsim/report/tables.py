@@ -47,6 +47,16 @@ from jaxsim.validation.measured import PREDICTED
 
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
+_DOCUMENTS = {
+    "bad": "unreadable",
+    "left out": "filtered, or without a date or place",
+    "duplicate": "of other training text",
+    "near duplicate": "of other training text",
+    "overlapping": "with evaluation text",
+    "held out": "for the base model and for evaluation",
+    "not needed": "beyond the budget of tokens",
+    "epochs": "how often a training run reads the text",
+}
 _SIMPLE = 3  # even subsets that are shown whatever group they are in
 
 
@@ -72,7 +82,8 @@ def build(data: ReportData) -> dict[str, Table | None]:
         learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
-    add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
+    add(data.chosen, trained=lambda chosen: runs.trained(chosen, data.found),
+        chosen=lambda chosen: runs.chosen(chosen, data.found))  # fmt: skip
     add(data, cost=cost)
     return made
 
@@ -107,7 +118,15 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
         *map(Column, ("device_seconds", "flops", "params_digest")),
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
-    return Table.of(title, manifests.values(), columns)
+    table = Table.of(title, manifests.values(), columns)
+    note = "epochs: how often the member read its text; final loss: on that text"
+    if known is not None:
+        note += (
+            "; drift: distance from the base model, a share of its norm; barrier: "
+            "highest point above the straight line from the base model, bits per byte "
+            "(positive: averaging hurts)"
+        )
+    return dataclasses.replace(table, note=note)
 
 
 def domains(corpus: Corpus) -> Table:
@@ -146,8 +165,10 @@ def documents(corpus: Corpus) -> Table:
         for i, heading in enumerate(headings)
     ]
     cells = [tuple("" if cell == "-" else cell for cell in row) for row in rows]
-    note = "; ".join(warnings)
-    return Table.of("documents", cells, columns, note=note)
+    table = Table.of("documents", cells, columns)
+    known = [f"{c.heading}: {why}" for c in table.visible
+             if (why := _DOCUMENTS.get(c.heading))]  # fmt: skip
+    return dataclasses.replace(table, note="; ".join(["documents", *known, *warnings]))
 
 
 def gains(members: Sequence[str], bits: Mapping[str, Mapping[str, float]]) -> Table:
@@ -174,7 +195,7 @@ def standard_bits(scores: Scores) -> Table:
     bits = [weighted_mean(bits_MD, weights[n]) for n in names]
     columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
     rows = zip(scores.table.names, *bits, strict=True)
-    title = "bits per byte on dev text"
+    title = "bits per byte on all dev text"
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
@@ -198,11 +219,9 @@ def scores(table: Scores, asked: int = 0) -> Table:
     title = (
         f"best of {counted(asked or len(table.table), 'mixture')} by the "
         f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on "
-        "dev text"
+        f"dev text, at most {best.windows} windows a domain"
     )
-    windows = f"on the same windows, at most {best.windows} per domain"
-    note = "\n".join(filter(None, (windows, marks(table.notes))))
-    return Table.of(title, range(len(shown)), columns, note=note)
+    return Table.of(title, range(len(shown)), columns, note=marks(table.notes))
 
 
 def misfits(predicted: Predicted) -> Table:
@@ -386,7 +405,8 @@ def tradeoff(closed: ClosedForm) -> Table:
     """What mixtures do to the target and to the other domains, the answer first."""
     aimed = {domain for parts in closed.target.values() for domain in parts}
     others = [d for d, name in enumerate(closed.domains) if name not in aimed]
-    mixtures = [(p["name"], p["weights"], p["bits"]) for p in closed.presets]
+    best, *rest = ((p["name"], p["weights"], p["bits"]) for p in closed.presets)
+    mixtures = [best, *sorted(rest, key=lambda row: row[0] != closed.reference)]
     singles = [w for _, w, _ in mixtures if len(w) == 1]
     if not closed.refusal:
         alone_CD = closed.bits(np.eye(len(closed.members)))
@@ -589,7 +609,7 @@ def setup(data: ReportData) -> Table:
         parts["split"] = dataclasses.asdict(frozen.split)
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]
     names = text_column("part", "of"), text_column("key", "what")
-    return Table.of("", rows, [*names, Column("value", "value")])
+    return Table.of("", rows, [*names, text_column("value", "value")])
 
 
 def dropped(data: ReportData) -> Table:

@@ -65,7 +65,7 @@ def test_losses_of_the_standard_mixtures(workdir, capsys):
     assert f"mixture macro in-pool {OUTSIDE}" in out
     for name in ("base", *MEMBERS, "uniform", "proportional"):
         assert name in out
-    assert "bits per byte on dev text" in out
+    assert "bits per byte on all dev text" in out
     assert "OVERRIDE" not in out
 
 
@@ -211,10 +211,34 @@ def test_chosen(capsys):
     found = found_of(trained=True)
     show_chosen(chosen_of(found, trained=2.1875), found, None)
     out = said(capsys)
-    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 +0.0875" in out
+    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 -4.2" in out
     assert "even macro in-pool 2.2275 2.1400" in out
     assert "trained minus merge is +0.0875" in out
     assert "too few held-out runs" in out
+
+
+def test_the_runs_of_a_mixture_are_one_row():
+    found = found_of(trained=True)
+    one = chosen_of(found)
+    both = {
+        name: {t: [*values, values[0] + 0.02] for t, values in by_target.items()}
+        for name, by_target in one.points.items()
+    }
+    chosen = dataclasses.replace(
+        one, labels=["the best", "proportional", "the best"], points=both,
+        mixtures=[*one.mixtures, one.mixtures[0]],
+        reference_runs=[*one.reference_runs, "reference-best-2"],
+    )  # fmt: skip
+    first, second = agreement.trained(chosen, found).rows
+    assert first["mixture"].startswith("the answer: 1/2 each of")
+    assert (first["runs"], second["runs"]) == (2, 1)
+    assert first["trained"] == pytest.approx(2.19)
+    assert (first["low"], first["high"]) == pytest.approx((2.18, 2.20))
+    assert first["gain"] == pytest.approx(1 - 2.19 / 2.22)
+    assert second["mixture"] == "proportional" and second["gain"] == 0
+    alone = agreement.trained(one, found)  # nothing to count gains from
+    assert alone.rows[0]["gain"] is None
+    assert alone.rows[1]["mixture"].startswith("even: 1/3 each of")
 
 
 def test_chosen_carries_the_marks_of_an_override(capsys):
@@ -284,7 +308,7 @@ def test_the_tradeoff_is_counted_from_the_reference():
     reference = rows["proportional"]
     assert reference["target"] == reference["others"] == reference["worst"] == 0
     # On the target, the first member is best; on the domain of the third, worst.
-    alone = rows[f"{MEMBERS[0]} alone"]
+    alone = rows[f"{short(MEMBERS[0])} alone"]
     assert alone["kind"] == "member" and alone["target"] > 0 > alone["worst"]
     assert alone["worst_domain"] == MEMBERS[2]
     assert rows["the answer"]["target"] > 0
