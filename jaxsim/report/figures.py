@@ -48,14 +48,16 @@ Curve = tuple[str, Sequence[int], Sequence[float]]
 
 @dataclasses.dataclass
 class Drawn:
-    """A figure for files, and for the page."""
+    """A figure for files and, if it is shown there, for the page."""
 
     png: bytes = b""
     svg: str = ""
 
 
 @contextlib.contextmanager
-def canvas(width: float, height: float) -> Iterator[tuple[Any, Drawn]]:
+def canvas(
+    width: float, height: float, for_page: bool = True
+) -> Iterator[tuple[Any, Drawn]]:
     """An empty figure; what was drawn is in the second value afterwards."""
     import matplotlib
     import matplotlib.figure
@@ -89,15 +91,20 @@ def canvas(width: float, height: float) -> Iterator[tuple[Any, Drawn]]:
         yield figure, drawn
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", metadata={"Software": None})
+        drawn.png = png.getvalue()
+        if not for_page:
+            return
         figure.set_layout_engine("none")  # it is done
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", transparent=True, metadata=nothing)
-    drawn.png, drawn.svg = png.getvalue(), _for_page(svg.getvalue())
+        drawn.svg = _for_page(svg.getvalue())
 
 
-def draw(paint: Callable[[Any], None], width: float, height: float) -> Drawn:
+def draw(
+    paint: Callable[[Any], None], width: float, height: float, for_page: bool = True
+) -> Drawn:
     """A figure of one pair of axes."""
-    with canvas(width, height) as (figure, drawn):
+    with canvas(width, height, for_page) as (figure, drawn):
         paint(figure.add_subplot())
     return drawn
 

@@ -47,6 +47,16 @@ from jaxsim.validation.measured import PREDICTED
 
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
+_DOCUMENTS = {
+    "bad": "unreadable",
+    "left out": "filtered, or without a date or place",
+    "duplicate": "of other training text",
+    "near duplicate": "of other training text",
+    "overlapping": "with evaluation text",
+    "held out": "for the base model and for evaluation",
+    "not needed": "beyond the budget of tokens",
+    "epochs": "how often a training run reads the text",
+}
 _SIMPLE = 3  # even subsets that are shown whatever group they are in
 
 
@@ -72,7 +82,8 @@ def build(data: ReportData) -> dict[str, Table | None]:
         learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
-    add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
+    add(data.chosen, trained=lambda chosen: runs.trained(chosen, data.found),
+        chosen=lambda chosen: runs.chosen(chosen, data.found))  # fmt: skip
     add(data, cost=cost)
     return made
 
@@ -107,7 +118,15 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
         *map(Column, ("device_seconds", "flops", "params_digest")),
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
-    return Table.of(title, manifests.values(), columns)
+    table = Table.of(title, manifests.values(), columns)
+    note = "epochs: how often the member read its text; final loss: on that text"
+    if known is not None:
+        note += (
+            "; drift: distance from the base model, a share of its norm; barrier: "
+            "highest point above the straight line from the base model, bits per byte "
+            "(positive: averaging hurts)"
+        )
+    return dataclasses.replace(table, note=note)
 
 
 def domains(corpus: Corpus) -> Table:
@@ -146,8 +165,10 @@ def documents(corpus: Corpus) -> Table:
         for i, heading in enumerate(headings)
     ]
     cells = [tuple("" if cell == "-" else cell for cell in row) for row in rows]
-    note = "; ".join(warnings)
-    return Table.of("documents", cells, columns, note=note)
+    table = Table.of("documents", cells, columns)
+    known = [f"{c.heading}: {why}" for c in table.visible
+             if (why := _DOCUMENTS.get(c.heading))]  # fmt: skip
+    return dataclasses.replace(table, note="; ".join(["documents", *known, *warnings]))
 
 
 def gains(members: Sequence[str], bits: Mapping[str, Mapping[str, float]]) -> Table:
@@ -384,34 +405,29 @@ def tradeoff(closed: ClosedForm) -> Table:
     """What mixtures do to the target and to the other domains, the answer first."""
     aimed = {domain for parts in closed.target.values() for domain in parts}
     others = [d for d, name in enumerate(closed.domains) if name not in aimed]
-    alone_CC = np.eye(len(closed.members) if not closed.refusal else 0)
-    bits_MD = np.array([preset["bits"] for preset in closed.presets])
-    known = closed.preset_MC.tolist()
-    single = [c for c, w_C in enumerate(alone_CC.tolist()) if w_C not in known]
-    if single:
-        bits_MD = np.concatenate([bits_MD, closed.bits(alone_CC[single])])
-    names = [preset["name"] for preset in closed.presets]
-    reference_D = bits_MD[names.index(closed.reference)]
-    labels = [
-        name if name in STANDARD_MERGES else largest(preset["weights"], 2)
-        for name, preset in zip(names, closed.presets, strict=True)
-    ]
-    labels = [
-        "the answer",
-        *labels[1:],
-        *(f"{closed.members[c]} alone" for c in single),
-    ]
-    counts = [len(preset["weights"]) for preset in closed.presets[1:]]
-    kinds = ["answer", *("member" if n == 1 else "mixture" for n in counts)]
-    kinds += ["member"] * len(single)
-    rows = []
-    for label, kind, gain_, gain_D in zip(
-        labels, kinds, closed.gain(bits_MD), 1 - bits_MD / reference_D, strict=True
-    ):
-        worst = min(others, key=lambda d: gain_D[d]) if others else 0
-        elsewhere = float(gain_D[others].mean()), float(gain_D[worst])
-        rows.append((label, kind, float(gain_), *elsewhere, closed.domains[worst]))
-    over = f"gain over {closed.reference}"
+    best, *rest = ((p["name"], p["weights"], p["bits"]) for p in closed.presets)
+    mixtures = [best, *sorted(rest, key=lambda row: row[0] != closed.reference)]
+    singles = [w for _, w, _ in mixtures if len(w) == 1]
+    if not closed.refusal:
+        alone_CD = closed.bits(np.eye(len(closed.members)))
+        mixtures += [
+            ("", {name: 1.0}, bits_D)
+            for name, bits_D in zip(closed.members, alone_CD, strict=True)
+            if {name: 1.0} not in singles
+        ]
+    bits_MD = np.array([bits_D for _, _, bits_D in mixtures])
+    reference = [name for name, _, _ in mixtures].index(closed.reference)
+    gain_M, gain_MD = closed.gain(bits_MD), 1 - bits_MD / bits_MD[reference]
+    rows: list[tuple[Any, ...]] = []
+    for m, (name, parts, _) in enumerate(mixtures if others else ()):
+        label, kind = largest(parts, 2), "member" if len(parts) == 1 else "mixture"
+        if m == 0:
+            label, kind = "the answer", "answer"
+        elif name in STANDARD_MERGES:
+            label = name
+        worst = min(others, key=lambda d: gain_MD[m, d])
+        elsewhere = float(gain_MD[m, others].mean()), float(gain_MD[m, worst])
+        rows.append((label, kind, float(gain_M[m]), *elsewhere, closed.domains[worst]))
     columns = (
         text_column("mixture", "mixture"),
         Column("kind"),
@@ -421,11 +437,11 @@ def tradeoff(closed: ClosedForm) -> Table:
         text_column("worst_domain", "which"),
     )
     note = (
-        f"{over}: share of its loss, predicted on test text; others: the "
+        f"gain over {closed.reference}, predicted on test text; others: the "
         f"{counted(len(others), 'domain')} outside the target"
     )
     title = "gain on the target and elsewhere"
-    return Table.of(title, rows if others else [], columns, note=note)
+    return Table.of(title, rows, columns, note=note)
 
 
 def objective(found: SearchResult) -> Table:
@@ -593,7 +609,7 @@ def setup(data: ReportData) -> Table:
         parts["split"] = dataclasses.asdict(frozen.split)
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]
     names = text_column("part", "of"), text_column("key", "what")
-    return Table.of("", rows, [*names, Column("value", "value")])
+    return Table.of("", rows, [*names, text_column("value", "value")])
 
 
 def dropped(data: ReportData) -> Table:

@@ -97,8 +97,11 @@ def _draw(data: ReportData, built: Tables) -> dict[str, figures.Drawn | None]:
     )  # fmt: skip
 
     def heat_map(table: Table, inside: list[bool], *style: Any) -> figures.Drawn:
-        size = figures.heat_map_size(table, len(inside))
-        return draw(lambda a: figures.heat_map(a, table, inside, *style), *size)
+        """The page has a table in its place."""
+        width, height = figures.heat_map_size(table, len(inside))
+        return draw(
+            lambda a: figures.heat_map(a, table, inside, *style), width, height, False
+        )
 
     if found is not None and (sources := built["sources"]):
         height = figures.bars_height(len(sources.rows))
@@ -190,7 +193,7 @@ def _page(
         said=said,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        figures={key: one.svg for key, one in drawn.items() if one is not None},
+        figures={key: one.svg for key, one in drawn.items() if one},
         target=found and target(found.named, found.objective),
         documents=data.corpus and tables.documents(data.corpus),
         mixtures=found and tables.shown_mixtures(found, _MOST_MIXTURES, path),
