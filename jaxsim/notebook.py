@@ -35,8 +35,8 @@ from jaxsim.report.table import (
     Table,
     bits_column,
     csv_lines,
+    gain,
     short,
-    signed,
     target,
     text_column,
 )
@@ -303,10 +303,10 @@ class Prediction(Shown):
             text_column("domain", "domain"),
             bits_column("base", "base model\n(bits per byte)"),
             bits_column("bits", "predicted\n(bits per byte)"),
-            Column("gain", f"gain over\n{before} (%)", lambda v: signed(100 * v, 2)),
+            Column("gain", f"gain over\n{before} (%)", gain),
             bits_column("residual", "off by\nabout"),
         )
-        gains = ", ".join(f"{signed(100 * gain, 2)} %" for gain in self.gain_M[:3])
+        gains = ", ".join(f"{gain(value)}%" for value in self.gain_M[:3])
         on = target(form.weights, form.kind)
         title = f"predicted on test text; gain on {on}: {gains}"
         return Table.of(title, rows, columns)
@@ -550,7 +550,8 @@ def _frame(rows: list[dict[str, Any]]) -> Any:
         pandas = importlib.import_module("pandas")
     except ImportError as error:
         raise UserError(
-            "to_pandas: pandas is not installed; run `pip install pandas`"
+            "to_pandas: pandas is not installed; run "
+            "`pip install 'jaxsim-mixtures[notebook]'`"
         ) from error
     frame = pandas.DataFrame(rows)
     weights = [name for name in frame if str(name).startswith(_WEIGHT)]

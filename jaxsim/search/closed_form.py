@@ -163,7 +163,8 @@ def closed_form(problem: Problem, found: SearchResult) -> ClosedForm | None:
     )
     off_MD = form.bits(checks.w_MC) - real_MD
     goal = problem.objective_on(rows)
-    bent_CC = -np.tensordot(goal.weights_D, form.curve_DCC, 1)
+    # Merges are nearly convex. A calibration may bend them, so that it is left out here.
+    bent_CC = -np.tensordot(goal.weights_D, merge.curve_DCC, 1)
     damaged = scorer.stack.damaged
     sound = np.array([c for c, n in enumerate(scorer.members) if n not in damaged], int)
     misfit = Misfit.of(
