@@ -4,6 +4,7 @@ The commands behind it run for real in test_commands.py.
 """
 
 import dataclasses
+import shutil
 import sys
 
 import matplotlib
@@ -107,6 +108,13 @@ def test_a_closed_form_that_does_not_stand_for_merges_is_refused(work, monkeypat
     assert work.predict(work.found).merged_M.all()
     with pytest.raises(jaxsim.UserError, match=r"'mine'.*it is bent.*with `score`"):
         work.predict({"mine": UNEVEN})
+
+
+def test_a_closed_form_of_another_pool_is_refused(path, tmp_path):
+    work = jaxsim.open(shutil.copytree(path, tmp_path / "work"))
+    shutil.rmtree(work.path / "pool" / "members" / "alpha")
+    with pytest.raises(jaxsim.UserError, match="of another pool: member 'alpha'"):
+        work.predict(HALVES)
 
 
 @pytest.mark.parametrize(
