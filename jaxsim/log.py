@@ -129,7 +129,7 @@ def show_table(
     width = None if sys.stdout.isatty() else WIDTH if always else 140
     _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
-        say(note)
+        say_wrapped(note) if always else say(note)
 
 
 @functools.cache
