@@ -126,10 +126,10 @@ def show_table(
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
-    width = None if sys.stdout.isatty() else WIDTH if always else 140
+    width = None if sys.stdout.isatty() else 140 if _verbose else WIDTH
     _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
-        say(note)
+        say_wrapped(note) if always else say(note)
 
 
 @functools.cache
