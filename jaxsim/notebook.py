@@ -544,7 +544,10 @@ def _mixtures(given: AnyMixtures, members: tuple[str, ...] | list[str]) -> Mixtu
     w_MC = [[float(parts.get(c, 0.0)) for c in members] for parts in given.values()]
     names = tuple(map(str, given))
     kinds, scale_M = ("given",) * len(names), np.ones(len(names))
-    return Mixtures(tuple(members), names, kinds, np.array(w_MC), scale_M)
+    made = Mixtures(tuple(members), names, kinds, np.array(w_MC), scale_M)
+    # Rounding is undone, as in files.
+    sum_M1 = made.w_MC.sum(axis=1, keepdims=True)
+    return dataclasses.replace(made, w_MC=made.w_MC / sum_M1)
 
 
 def _axes(width: float, height: float) -> Any:

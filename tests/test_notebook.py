@@ -93,6 +93,7 @@ def test_the_answer_is_predicted_as_the_search_merged_it(work):
     form = ClosedForm.load(work.path)
     same, other = work.predict(work.found), work.predict({"mine": UNEVEN})
     assert same.merged_M.all() and not other.merged_M.any()
+    assert work.predict(dict.fromkeys(MEMBERS, 0.333333)).merged_M.all()  # a preset
     assert same.bits_MD.tolist() == [form.presets[0]["bits"]]
     assert same.gain_M.tolist() == form.gain(same.bits_MD).tolist()
     w_MC = [[UNEVEN.get(name, 0.0) for name in MEMBERS]]
