@@ -202,7 +202,13 @@ def entry() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    return _guarded(lambda: _main(argv), argv[0] if "--json" in argv else "")
+    command = argv[0] if "--json" in argv else ""
+    try:
+        return _guarded(lambda: _main(argv), command)
+    except Exception as error:
+        if command:
+            _print_error(command, f"{type(error).__name__}: {error}", 1)
+        raise
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -266,8 +272,7 @@ def _guarded(action: Callable[[], None], command: str = "") -> int:
     try:
         print(f"jaxsim: {message}", file=sys.stderr, flush=True)
         if command:
-            why = {"message": message, "exit_code": code}
-            _print_json({"format": VERSION, "command": command, "error": why})
+            _print_error(command, message, code)
     except OSError:
         _drop_broken_streams()
     return code
@@ -627,6 +632,11 @@ def _execute(call: Call) -> None:
         except JaxsimError as error:
             error.args = (pasteable(str(error)),)
             raise
+
+
+def _print_error(command: str, message: str, code: int) -> None:
+    why = {"message": message, "exit_code": code}
+    _print_json({"format": VERSION, "command": command, "error": why})
 
 
 def _print_json(document: dict[str, Any]) -> None:

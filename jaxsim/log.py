@@ -126,10 +126,10 @@ def show_table(
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
-    width = None if sys.stdout.isatty() else WIDTH if always else 140
+    width = None if sys.stdout.isatty() else 140 if _verbose else WIDTH
     _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
-        say(note)
+        say_wrapped(note) if always else say(note)
 
 
 @functools.cache
@@ -234,7 +234,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     peak: float = 0.0  # FLOP/s of all devices; 0 if unknown
 
     def __post_init__(self) -> None:
-        self._waited = 0.0
+        self._waited, self._text = 0.0, self.label
         self._begin = self._last = self._said = time.monotonic()
         self._last_step = self.start
         self._open = contextlib.ExitStack()
@@ -249,8 +249,10 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def due(self, step: int) -> bool:
-        """Whether step `step` (from 1) gets a row."""
+    def reached(self, step: int) -> bool:
+        """Moves the bar to a step (from 1), and says whether it gets a row."""
+        if self._move is not None:
+            self._move(step, self._text)
         return step % self.every == 0 or step == self.steps
 
     def waited(self, seconds: float) -> None:
@@ -278,8 +280,9 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
         if self.peak:
             row["utilisation"] = flops / self.peak
             computed += f" ({flops / self.peak:.1%} of the peak)"
+        self._text = f"{self.label}, loss {loss:.4f}"
         if self._move is not None:
-            self._move(step, f"{self.label}, loss {loss:.4f}")
+            self._move(step, self._text)
         elif _verbose or step == self.steps or now - self._said >= INTERVAL:
             self._said = now
             print(

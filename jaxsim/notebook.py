@@ -21,11 +21,12 @@ from jaxsim import commands, records
 from jaxsim.base import resolved
 from jaxsim.cli import parse
 from jaxsim.config import Config, from_config_dict, load_config
+from jaxsim.corpus import open_corpus
 from jaxsim.corpus.names import Labels
 from jaxsim.devices import use_compilation_cache
 from jaxsim.errors import UserError, check_known
 from jaxsim.log import WIDTH, counted, wrapped
-from jaxsim.pool import Manifest
+from jaxsim.pool import Manifest, open_pool
 from jaxsim.report import agreement, figures, tables
 from jaxsim.report.data import ReportData
 from jaxsim.report.headline import Headline, headline
@@ -40,6 +41,7 @@ from jaxsim.report.table import (
     target,
     text_column,
 )
+from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.predicted import Predicted
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import Scores, as_arrow
@@ -110,7 +112,7 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Answer(Headline):
-    """The answer of a workdir; where lines are few, it prints the first evidence."""
+    """The answer of a workdir. It prints as much of the evidence as ten lines hold."""
 
     def __repr__(self) -> str:
         for most in range(len(self.evidence), -1, -1):
@@ -426,11 +428,17 @@ class Workdir:
           mixtures: see `AnyMixtures`.
 
         Raises:
-          UserError: nothing was searched, or the closed form does not fit this pool.
+          UserError: nothing was searched, or the closed form does not fit this pool,
+            or not what it is now.
         """
         form = ClosedForm.load(self.path)
         if form is None:
             raise UserError(f"{self.path}: no closed form yet: run `jaxsim search`")
+        now = current_basis(open_corpus(self.path), open_pool(self.path))
+        if changed := form.basis.difference(now):
+            raise UserError(
+                f"{self.path}: the search was of another pool: {changed}; search again"
+            )
         return Prediction(form, _mixtures(mixtures, form.members))
 
     def report(self) -> Path:
@@ -536,7 +544,10 @@ def _mixtures(given: AnyMixtures, members: tuple[str, ...] | list[str]) -> Mixtu
     w_MC = [[float(parts.get(c, 0.0)) for c in members] for parts in given.values()]
     names = tuple(map(str, given))
     kinds, scale_M = ("given",) * len(names), np.ones(len(names))
-    return Mixtures(tuple(members), names, kinds, np.array(w_MC), scale_M)
+    made = Mixtures(tuple(members), names, kinds, np.array(w_MC), scale_M)
+    # Rounding is undone, as in files.
+    sum_M1 = made.w_MC.sum(axis=1, keepdims=True)
+    return dataclasses.replace(made, w_MC=made.w_MC / sum_M1)
 
 
 def _axes(width: float, height: float) -> Any:

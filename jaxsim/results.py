@@ -1,27 +1,24 @@
 """What a command has to say at its end: one screen, or one JSON document."""
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import make_dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any, Literal, TypedDict
 
 from jaxsim import records
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.names import Labels
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.corpus.summary import document_rows
 from jaxsim.errors import next_command
 from jaxsim.log import counted, hidden, is_verbose, say, say_wrapped, show_table
 from jaxsim.plan import Plan, show_plan
 from jaxsim.pool import Manifest
-from jaxsim.report.answer import Trained, aim_of, runs_on
+from jaxsim.report.agreement import trained
 from jaxsim.report.data import ReportData
 from jaxsim.report.headline import Headline, headline
+from jaxsim.report.show import show as show_details
 from jaxsim.report.summary import summarize
-from jaxsim.report.table import duration, gain, largest, number, short, target
+from jaxsim.report.table import duration, largest, number, short
 from jaxsim.report.trust import noise_sentence
 from jaxsim.schema import json_schema
 from jaxsim.scoring.predicted import Predicted
@@ -32,9 +29,9 @@ from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import Validation
 
 _MOST_ROWS = 14  # of a table on a screen
-_FEW = 3
+_FEW = 3  # members
 _MOST_TARGETS = 4
-_BEST = 5  # rows of a scored table
+_BEST = 5  # mixtures
 
 
 class ScoredRow(TypedDict):
@@ -239,40 +236,13 @@ def _show_validation(validation: Validation, workdir: Path) -> None:
 
 
 def _show_chosen(chosen: TrainedChoice, workdir: Path) -> None:
-    """Mixtures that were trained, the best first; of several seeds the mean."""
     data = ReportData(workdir)
-    aim, runs = aim_of(chosen, data.found), defaultdict[str, list[Trained]](list)
-    for run in runs_on(chosen, aim):
-        runs[run.label].append(run)
-    trained = {name: mean(run.trained for run in each) for name, each in runs.items()}
-    usual = trained.get(Labels.PROPORTIONAL, math.nan)
-    ordered = sorted(runs, key=trained.__getitem__)
-    shown = ordered[: None if is_verbose() else _MOST_ROWS]
-    show_table(
-        f"trained on {target(aim)}, bits per byte of test text",
-        [
-            "mixture",
-            "weights",
-            "seeds",
-            "predicted",
-            "trained",
-            "gain over\nproportional (%)",
-        ],
-        [
-            [
-                short(name, 30),
-                largest(runs[name][0].mixture),
-                str(len(runs[name])),
-                number(mean(run.merge for run in runs[name]), 4),
-                number(trained[name], 4),
-                gain(1 - trained[name] / usual),
-            ]
-            for name in shown
-        ],
-        note=hidden(len(ordered), _MOST_ROWS),
-        left=2,
-        always=True,
-    )
+    table = trained(chosen, data.found)
+    ordered = sorted(range(len(table.rows)), key=lambda i: table.rows[i]["trained"])
+    shown = ordered[: None if is_verbose() else _BEST]
+    show_details(table.take(shown), always=True)
+    if text := hidden(len(ordered), _BEST):
+        say(text)
     answer = _say_answer(data, workdir)
     if answer.command:
         say(f"Next: {answer.why}")

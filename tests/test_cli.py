@@ -427,14 +427,21 @@ def test_commands_in_messages_can_be_pasted(
 
 
 def test_unforeseen_errors_keep_their_traceback(
-    commands: types.SimpleNamespace,
+    commands: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def verify(workdir: Path) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by zero")
 
     commands.verify = verify
     with pytest.raises(ZeroDivisionError):
         cli.main(["verify", "--workdir=w"])
+    assert not capsys.readouterr().out
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["verify", "--workdir=w", "--json"])
+    assert json.loads(capsys.readouterr().out)["error"] == {
+        "message": "ZeroDivisionError: by zero",
+        "exit_code": 1,
+    }
 
 
 def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -137,7 +137,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 def test_progress_of_a_run(clock: Any, capsys: Any) -> None:
     shown = log.Progress("base", 10, 64, 4, 2, flops=1e12)
-    assert [s for s in range(3, 11) if shown.due(s)] == [4, 8, 10]
+    assert [s for s in range(3, 11) if shown.reached(s)] == [4, 8, 10]
     clock.now += 20  # compiling
     shown.waited(3.0)
     shown.report(4, 2.0)
@@ -208,6 +208,8 @@ def test_a_terminal_shows_one_line_that_goes(monkeypatch: pytest.MonkeyPatch) ->
         advance(3)
         assert "scoring" in now() and "3/4" in now() and "\n" not in now()
         with log.Progress("member a", 8, 64, 4) as run:
+            run.reached(3)
+            assert "member a " in now() and "3/8" in now()
             run.report(4, 2.5)
             assert "member a, loss 2.5000" in now() and "4/8" in now()
             assert "scoring" not in now() and "\n" not in now()

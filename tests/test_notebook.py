@@ -4,6 +4,7 @@ The commands behind it run for real in test_commands.py.
 """
 
 import dataclasses
+import shutil
 import sys
 
 import matplotlib
@@ -92,6 +93,7 @@ def test_the_answer_is_predicted_as_the_search_merged_it(work):
     form = ClosedForm.load(work.path)
     same, other = work.predict(work.found), work.predict({"mine": UNEVEN})
     assert same.merged_M.all() and not other.merged_M.any()
+    assert work.predict(dict.fromkeys(MEMBERS, 0.333333)).merged_M.all()  # a preset
     assert same.bits_MD.tolist() == [form.presets[0]["bits"]]
     assert same.gain_M.tolist() == form.gain(same.bits_MD).tolist()
     w_MC = [[UNEVEN.get(name, 0.0) for name in MEMBERS]]
@@ -107,6 +109,13 @@ def test_a_closed_form_that_does_not_stand_for_merges_is_refused(work, monkeypat
     assert work.predict(work.found).merged_M.all()
     with pytest.raises(jaxsim.UserError, match=r"'mine'.*it is bent.*with `score`"):
         work.predict({"mine": UNEVEN})
+
+
+def test_a_closed_form_of_another_pool_is_refused(path, tmp_path):
+    work = jaxsim.open(shutil.copytree(path, tmp_path / "work"))
+    shutil.rmtree(work.path / "pool" / "members" / "alpha")
+    with pytest.raises(jaxsim.UserError, match="of another pool: member 'alpha'"):
+        work.predict(HALVES)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What a configuration needs and costs on some devices."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 
@@ -45,6 +46,7 @@ _CHANGES = (
 )
 
 
+_PARTS = ("temporaries", "outputs", "donated")  # of the memory; among details
 ALL_TRAINING, ALL_SCORING = "all training", "all scoring"
 
 
@@ -53,6 +55,9 @@ class PlannedProgram(TypedDict):
 
     name: str
     arguments: int
+    temporaries: int | None  # None, as below, if the compiler refused it
+    outputs: int | None
+    donated: int | None  # of the outputs, in the memory of arguments
     needed: int
     memory: int  # that it may use; 0 if unknown
     change: str  # what to change so that it fits; '' if it does
@@ -173,7 +178,10 @@ def make_plan(
     programs = [
         PlannedProgram(
             name=report.name,
-            arguments=report.arguments,
+            arguments=m.arguments if (m := report.memory) else report.arguments,
+            temporaries=m.temporaries if m else None,
+            outputs=m.outputs if m else None,
+            donated=m.donated if m else None,
             needed=report.needed,
             memory=report.refused[1] if report.refused else most,
             change="" if report.fits(most) else change,
@@ -234,7 +242,10 @@ def show_plan(plan: Plan) -> None:
     )
     show_table(
         "per chip, one call of each program",
-        ["program", "arguments", "needed", "of memory", "model TFLOP", "seconds"],
+        [
+            *("program", "arguments", *(_PARTS if is_verbose() else ())),
+            *("needed", "of memory", "model TFLOP", "seconds"),
+        ],
         [_row(program) for program in plan["programs"]],
         always=True,
     )
@@ -270,10 +281,12 @@ def _cost(cost: PlannedCost, chips: int) -> list[str]:
 
 
 def _row(program: PlannedProgram) -> list[str]:
+    parts: Mapping[str, Any] = program
     memory, seconds = program["memory"], program["seconds"]
     return [
         program["name"],
         _bytes(program["arguments"]),
+        *(_bytes(parts[name]) for name in (_PARTS if is_verbose() else ())),
         _bytes(program["needed"]),
         f"{program['needed'] / memory:.0%}" if memory else "?",
         f"{program['flops'] / 1e12:.4g}",
@@ -281,7 +294,9 @@ def _row(program: PlannedProgram) -> list[str]:
     ]
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: float | None) -> str:
+    if count is None:
+        return "?"
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:,.4g} {unit}"

@@ -4,8 +4,8 @@ Nothing is computed twice, and no text is read but the target's. What is missing
 named with the command that makes it, so a report can be written at any moment.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -68,9 +68,6 @@ class ReportData:
       given: agreement with the user's runs, where `validation` is about runs
         trained here.
       closed: the closed form of a search.
-      curves: kind, steps and losses of the base model's run and the pool's, as far as
-        their metrics are there.
-      excerpts: the beginning of some documents of the search's target, dev text.
       missing: 'what: not done: run `jaxsim ...`'.
       stale: parts that were computed from something else than is there now.
       sources: SHA-256 of the files that were read, by path in the workdir.
@@ -81,6 +78,7 @@ class ReportData:
 
     def __init__(self, workdir: Path) -> None:
         check_tree(workdir)
+        self._workdir = workdir
         there = {
             path: workdir / path for path in _SOURCES if (workdir / path).is_file()
         }
@@ -104,8 +102,6 @@ class ReportData:
         self.found = load_search(workdir) if "search/result.json" in there else None
         self.closed = ClosedForm.load(workdir)
         self.chosen = TrainedChoice.load(workdir)
-        self.curves = list(self._curves(workdir))
-        self.excerpts = self._excerpts()
         self.sources = {
             path: hashlib.sha256(file.read_bytes()).hexdigest()
             for path, file in there.items()
@@ -142,18 +138,23 @@ class ReportData:
             if part and (changed := part.basis.difference(now) if now else lost)
         ]
 
-    def _curves(self, workdir: Path) -> Iterator[tuple[str, list[int], list[float]]]:
+    @functools.cached_property
+    def curves(self) -> list[tuple[str, list[int], list[float]]]:
+        """Kind, steps and losses of each run whose metrics are there."""
         kinds = {name: KINDS[m.kind] for name, m in self.entries.items()}
+        found = []
         for name, kind in ({BASE: "base model"} | kinds).items():
-            path = workdir / "metrics" / f"{name}.jsonl"
+            path = self._workdir / "metrics" / f"{name}.jsonl"
             rows = read_metrics(path) if path.is_file() else []
             rows = [row for row in rows if row["loss"] is not None]
-            rows = rows[:: 1 + len(rows) // _POINTS]
-            if rows:
-                yield kind, [row["step"] for row in rows], [row["loss"] for row in rows]
+            if rows := rows[:: 1 + len(rows) // _POINTS]:
+                steps, losses = ([row[key] for row in rows] for key in ("step", "loss"))
+                found.append((kind, steps, losses))
+        return found
 
-    def _excerpts(self) -> list[tuple[str, str]]:
-        """Domain and text."""
+    @functools.cached_property
+    def excerpts(self) -> list[tuple[str, str]]:
+        """Domain and beginning of some documents of the search's target, dev text."""
         if self.corpus is None or self.found is None:
             return []
         aimed = [name for name in self.found.target if name in self.corpus.domains]

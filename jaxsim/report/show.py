@@ -17,8 +17,8 @@ _EXTREMES = 3  # members shown at either end
 _FOLDER = "report/tables/"
 
 
-def show(table: Table) -> None:
-    """Prints a table."""
+def show(table: Table, always: bool = False) -> None:
+    """Prints a table of details, or one that is `always` shown."""
     columns = [c for c in table.visible if c.on_console]
     first = columns[0]
     show_table(
@@ -30,6 +30,7 @@ def show(table: Table) -> None:
             for row in table.rows
         ],
         note=table.note,
+        always=always,
     )
 
 

@@ -11,6 +11,7 @@ by the template engine. Called again with nothing changed it writes the same byt
 """
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -114,8 +115,12 @@ def _draw(data: ReportData, built: Tables) -> dict[str, figures.Drawn | None]:
         )  # fmt: skip
     if validation := data.validation:
         drawn["scatter"] = figures.scatter(validation)
-        aim = found.target if found else {}
-        if aim and set(aim) <= set(validation.points["reference"]):
+        if (
+            found is not None
+            and found.basis.same_pool(validation.basis)
+            and set(found.target) <= set(validation.points["reference"])
+            and validation.unit != "unknown"
+        ):
             drawn["predicted"] = draw(
                 lambda a: figures.predicted(a, *_on_target(data, validation)), 5.6, 4.2
             )
@@ -152,13 +157,14 @@ def _on_target(
     best, outcomes = None, list[float]()
     if found.objective == "mean" and found.best["test"] is not None:
         best = found.predicted(found.best, "test")
-        if (chosen := data.chosen) and set(found.target) <= set(chosen.targets):
+        if (
+            (chosen := data.chosen)
+            and found.basis.same_pool(chosen.basis)
+            and set(found.target) <= set(chosen.targets)
+        ):
             runs = answer.runs_on(chosen, found.target)
-            outcomes = [
-                x.trained
-                for x in runs
-                if answer.same_mixture(x.mixture, found.best["weights"])
-            ]
+            is_best = functools.partial(answer.same_mixture, found.best["weights"])
+            outcomes = [run.trained for run in runs if is_best(run.mixture)]
     return predicted_M, trained_M, float(noise), best, outcomes
 
 

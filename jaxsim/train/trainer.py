@@ -272,7 +272,7 @@ class Trainer:
                     own = {name: values[i] for name, values in host.items()}
                     one.look(number, rows, own, self.model)
                 alive = [one for one in running if not one.error]
-                if alive and is_lead() and progress.due(number):
+                if alive and is_lead() and progress.reached(number):
                     losses = [one.last["loss"] for one in alive]
                     row = progress.report(number, float(np.mean(losses)))
                     for key in ("tokens_per_second", "flops_per_second"):

@@ -96,6 +96,24 @@ def test_dry_run_does_nothing(clone: Path, script: str, command: str) -> None:
     assert not log(clone)
 
 
+def test_help_helps_and_does_nothing(clone: Path) -> None:
+    scripts = [path.name for path in (clone / "launch").glob("*.sh")]
+    helping = [name for name in scripts if f"  launch/{name} " in _comment(clone, name)]
+    assert {"quickstart.sh", "test.sh", "tpu.sh", "slurm.sh"} <= {*helping}
+    for name in helping:
+        for argv in (["--help"], ["train", "-h"]):
+            done = run(clone, f"launch/{name}", *argv)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert f"  launch/{name} " in done.stdout and "#" not in done.stdout
+    assert not (clone / ".venv").exists()
+    assert not log(clone)
+
+
+def _comment(clone: Path, name: str) -> str:
+    """The comment at the top of a script."""
+    return (clone / "launch" / name).read_text().partition("\nset ")[0]
+
+
 def test_tests_are_installed_once(clone: Path) -> None:
     assert run(clone, "launch/test.sh", "-k", "word").returncode == 0
     venv, install, tests = log(clone)

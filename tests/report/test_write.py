@@ -15,6 +15,7 @@ import sealing
 from jaxsim.config import Config
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, command_line
+from jaxsim.log import MetricsWriter
 from jaxsim.pool import Pool
 from jaxsim.report import write
 from jaxsim.report.data import ReportData
@@ -499,6 +500,31 @@ def test_what_is_gone_leaves_the_report_but_not_the_users_files(complete):
     assert not (complete / "report" / "figures" / "scatter.png").exists()
     assert (tables / "mine.csv").exists()
     assert (tables / "mixtures.csv").exists()
+
+
+def test_the_page_shows_the_targets_text_and_what_became_of_documents(complete):
+    page, _ = report_of(complete)
+    corpus = open_corpus(complete)
+    windows = corpus.evaluation(OUTSIDE, "dev")
+    start = corpus.tokenizer.decode(windows.tokens_RL1[0])[:20]
+    quoted = [t for tag, t in page.texts if tag == "p" and t.startswith(start)]
+    assert quoted and all(len(text) <= 301 for text in quoted)
+    documents = corpus.record.summary["documents"][MEMBERS[0]]
+    assert f"{MEMBERS[0]} {documents['read']} " in page.text
+    assert "held out: for the base model" in page.text
+
+
+def test_learning_curves_are_those_of_the_metrics(complete):
+    assert ReportData(complete).curves == []
+    for name, rows in (("base", {1: 3.0, 2: 2.5}), (MEMBERS[0], {1: float("nan")}),
+                       (MEMBERS[1], {1: 2.0}), ("gone", {1: 1.0})):  # fmt: skip
+        with MetricsWriter(complete / "metrics" / f"{name}.jsonl", {}) as writer:
+            for step, loss in rows.items():
+                writer.write(step, {"loss": loss})
+    assert ReportData(complete).curves == [
+        ("base model", [1, 2], [3.0, 2.5]),
+        ("members", [1], [2.0]),
+    ]
 
 
 def test_cost_adds_up(complete):
