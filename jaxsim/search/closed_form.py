@@ -163,7 +163,7 @@ def closed_form(problem: Problem, found: SearchResult) -> ClosedForm | None:
     )
     off_MD = form.bits(checks.w_MC) - real_MD
     goal = problem.objective_on(rows)
-    # Merges are nearly convex. A calibration may bend them, so that it is left out here.
+    # Merges are nearly convex; what a calibration bends does not count.
     bent_CC = -np.tensordot(goal.weights_D, merge.curve_DCC, 1)
     damaged = scorer.stack.damaged
     sound = np.array([c for c, n in enumerate(scorer.members) if n not in damaged], int)
