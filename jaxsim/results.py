@@ -35,25 +35,25 @@ _BEST = 5  # mixtures
 
 
 class ScoredRow(TypedDict):
-    """A mixture, and its bits per byte by predictor and target; null: not scored."""
+    """A mixture of a scored table."""
 
-    name: str
-    weights: dict[str, float]
-    scale: float
-    bits: dict[str, dict[str, float | None]]
+    name: str  # of the mixture
+    weights: dict[str, float]  # by member
+    scale: float  # of the merged differences; 0 gives the base model
+    bits: dict[str, dict[str, float | None]]  # bits per byte by predictor and target
 
 
 class Scored(TypedDict):
     """The best mixtures of a scored table by the merge, and the standard ones."""
 
-    table: str
+    table: str  # its name
     file: str  # that has all rows
-    mixtures: int
+    mixtures: int  # how many rows that are
     predicted: bool  # in closed form; the rows are merges in either case
-    split: Literal["dev"]
-    windows: int  # most of a domain
-    targets: list[str]
-    rows: list[ScoredRow]
+    split: Literal["dev"]  # of the evaluation text
+    windows: int  # evaluation windows, of the domain that has most
+    targets: list[str]  # domains and means over domains; the first one ranks
+    rows: list[ScoredRow]  # the best ones, then the standard ones
     notes: list[str]  # what an override admitted
 
 

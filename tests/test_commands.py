@@ -135,12 +135,17 @@ def test_one_partition_works_from_prepare_to_report(project, tmp_path, capfd):
     assert "add a partition" in capfd.readouterr().err
 
 
-def test_a_second_run_does_nothing_again(complete, project, work):
+def test_a_second_run_does_nothing_again(complete, project, work, capfd):
     before = {
         name: snapshot(complete / name)
         for name in ("corpus", "base", "pool", "scores", "search", "validation")
     }
     assert tiny.run("run", complete, project.parent / "tiny.py") == 0
+    screen = capfd.readouterr().out.splitlines()
+    assert len(screen) <= 24
+    assert all(len(x) <= 100 for x in screen if "jaxsim " not in x and "Repo" not in x)
+    for line in headline(ReportData(complete), complete).lines():
+        assert line.split()[0] in " ".join(screen)
     assert work == []
     for name, files in before.items():
         assert snapshot(complete / name) == files, name

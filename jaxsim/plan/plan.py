@@ -53,45 +53,45 @@ ALL_TRAINING, ALL_SCORING = "all training", "all scoring"
 class PlannedProgram(TypedDict):
     """A compiled program; memory in bytes of one chip."""
 
-    name: str
-    arguments: int
-    temporaries: int | None  # None, as below, if the compiler refused it
-    outputs: int | None
+    name: str  # what it computes, and over which devices
+    arguments: int  # what a call takes
+    temporaries: int | None  # None, like the next two, if the compiler refused it
+    outputs: int | None  # what a call returns
     donated: int | None  # of the outputs, in the memory of arguments
-    needed: int
+    needed: int  # in total
     memory: int  # that it may use; 0 if unknown
     change: str  # what to change so that it fits; '' if it does
     flops: float  # model FLOPs of one call, on one chip
     seconds: float | None  # of one call; None if the chip's rate is unknown
-    compile_seconds: float
+    compile_seconds: float  # that this took
 
 
 class PlannedCost(TypedDict):
     """The cost of all models of one kind."""
 
-    what: str
+    what: str  # the kind
     number: int | None  # of models; None of a total
-    tokens: float
-    flops: float
+    tokens: float  # of all of them
+    flops: float  # model FLOPs
     chip_seconds: float | None  # None if the chip's rate is unknown
 
 
 class Plan(TypedDict):
     """What fits on some chips, and what it costs."""
 
-    topology: str
-    chips: int
+    topology: str  # or 'the attached devices'
+    chips: int  # how many
     chip: str  # its kind
     source: str  # of its memory and rate
     memory: int  # bytes of one chip; 0 if unknown
     rate: float  # FLOP/s of one chip; 0 if unknown
     utilization: float  # share of the rate that programs reach
-    parameters: int
-    vocabulary: int
-    members: int
-    programs: list[PlannedProgram]
-    costs: list[PlannedCost]
-    warning: str
+    parameters: int  # of the model
+    vocabulary: int  # entries
+    members: int  # of the pool
+    programs: list[PlannedProgram]  # one run, parallel runs, scoring
+    costs: list[PlannedCost]  # by kind of model, then the totals
+    warning: str  # of scoring that outweighs training; '' if it does not
 
 
 @dataclasses.dataclass(frozen=True)
