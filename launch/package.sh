@@ -34,5 +34,6 @@ set -- "$folder/bin/python" -m pip install -q --disable-pip-version-check \
     --find-links=dist jaxsim-mixtures
 act "$@" --only-binary=jaxsim-mixtures
 act check
-act "$@" --no-binary=jaxsim-mixtures --force-reinstall --no-deps
+# pip would keep the wheel that it made of an earlier sdist at the same place.
+act "$@" --no-binary=jaxsim-mixtures --force-reinstall --no-deps --no-cache-dir
 act check
