@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.kv_heads = 4
     config.model.mlp_dim = 352
 
-    config.train.log_every = 40
+    config.train.log_every = 8
     config.base.steps = 400
     config.base.batch = 16
     config.base.warmup = 40

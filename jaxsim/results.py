@@ -163,7 +163,7 @@ def _say_answer(data: ReportData, workdir: Path) -> Headline:
     """Prints the answer of a workdir, and how far it can be trusted."""
     answer = headline(data, workdir)
     say_wrapped(f"Answer: {answer.answer}")
-    say_wrapped(f"Trust: {answer.trust}")
+    say_wrapped(f"Verdict: {answer.trust}")
     return answer
 
 
@@ -231,7 +231,7 @@ def _show_validation(validation: Validation, workdir: Path) -> None:
         f"validate: predictions compared with {len(validation.reference_runs)} {kind}. "
         f"Noise: {noise_sentence(validation)}"
     )
-    say_wrapped(f"Trust: {headline(data, workdir).trust}")
+    say_wrapped(f"Verdict: {headline(data, workdir).trust}")
     _say_next("Search with what was learned", "search")
 
 

@@ -502,7 +502,7 @@ def test_runs_of_the_user_beside_trained_reference_runs(
     capfd.readouterr()
     assert cli.main(["validate", *options, reference_runs]) == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert f"Trust: {headline(ReportData(workdir), workdir).trust} Next: " in said
+    assert f"Verdict: {headline(ReportData(workdir), workdir).trust} Next: " in said
     assert (workdir / "validation" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
     given = load_validation(workdir, files=[GIVEN])

@@ -142,16 +142,18 @@ class ClosedForm(records.Stored):
 
 
 def closed_form(problem: Problem, found: SearchResult) -> ClosedForm | None:
-    """Fits it, and compares it with random merges; None for a pool of one member.
+    """Fits it, and compares it with random merges.
+
+    None for a pool of one member, or if the proportional mixture has a damaged one.
 
     Args:
       problem: what was searched.
       found: the result.
     """
     scorer, correction = problem.scorer, problem.correction
-    if scorer.alone:
-        return None
     presets = _presets(problem, found)
+    if scorer.alone or Labels.PROPORTIONAL not in presets.names:
+        return None
     e, rows = scorer.evaluation, test_windows(problem)
     bytes_D = e.sums(e.bytes_R[rows], rows)
     forms = (Form.of(scorer.quadratic(rows, p), bytes_D) for p in ("merge", "ensemble"))

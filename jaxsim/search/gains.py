@@ -22,10 +22,15 @@ _STANDARD = (Labels.PROPORTIONAL, Labels.UNIFORM)
 def rivals(problem: Problem, w_C: np.ndarray) -> Mixtures:
     """A mixture as 'best', and the standard ones that it is compared with.
 
-    They are compared whether the constraints allow them or not.
+    They are compared whether the constraints allow them or not, but for those with a
+    damaged member.
     """
-    merges = problem.scorer.merges()
-    kept = [m for m, k in enumerate(merges.kinds) if k in _STANDARD]
+    merges, damaged = problem.scorer.merges(), problem.scorer.stack.damaged
+    kept = [
+        m
+        for m, kind in enumerate(merges.kinds)
+        if kind in _STANDARD and not damaged & merges.parts(m).keys()
+    ]
     table = merges.take(kept)
     return Mixtures(
         table.members,

@@ -452,7 +452,8 @@ def train_chosen(
         raise UserError(f"{path}: two rows are the same mixture")
     merges = scorer.merges()
     proportional = merges.take([merges.names.index(Labels.PROPORTIONAL)])
-    if mixture_key(proportional.w_MC[0]) not in map(mixture_key, asked.w_MC):
+    is_there = mixture_key(proportional.w_MC[0]) in map(mixture_key, asked.w_MC)
+    if not is_there and not scorer.stack.damaged & proportional.parts(0).keys():
         asked = concatenate(asked, proportional)
     settings, runs = config.validate, list[Run]()
     for m in range(len(asked)):
