@@ -17,7 +17,7 @@ import scipy.stats
 
 import jaxsim
 from jaxsim.scoring.scorer import STANDARD
-from jaxsim.validation.validate import Validation
+from jaxsim.validation.validate import Validation, load_validation
 
 
 def eras(workdir: Path) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def eras(workdir: Path) -> dict[str, Any]:
 
 def agreement(workdir: Path) -> dict[str, Any]:
     """Spearman by predictor: macro in-pool, and means over domains."""
-    validation = jaxsim.load_validation(workdir)
+    validation = load_validation(workdir)
     if validation is None:
         return {}
     macro = validation.agreement["macro in-pool"]

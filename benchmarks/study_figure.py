@@ -34,11 +34,11 @@ LABELS = {
 
 def figure(result: dict[str, Any]) -> bytes:
     """PNG of two panels; one that has no data says so."""
-    with canvas(9.0, 4.2) as (fig, png):
+    with canvas(9.0, 4.2) as (fig, drawn):
         left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
         _cost(left, result["cost"])
         _points(right, result["points"])
-    return png.getvalue()
+    return drawn.png
 
 
 def _cost(axes: Any, found: dict[str, Any] | None) -> None:

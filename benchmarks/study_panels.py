@@ -39,13 +39,13 @@ POOLS = {"shorter": "1/16", "short": "1/4", "main": "1", "token_multiplier": "1/
 
 def panels(result: dict[str, Any]) -> bytes:
     """PNG; a panel without data says so."""
-    with canvas(10.0, 8.0) as (fig, png):
+    with canvas(10.0, 8.0) as (fig, drawn):
         (one, two), (three, five) = fig.subplots(2, 2)
         _ranking(one, result["ranking"])
         _uneven(two, result["uneven"])
         _lengths(three, result["lengths"])
         _winner(five, result["winner"])
-    return png.getvalue()
+    return drawn.png
 
 
 def _ranking(axes: Any, ranking: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.kv_heads = 4
     config.model.mlp_dim = 352
 
-    config.train.log_every = 40
+    config.train.log_every = 8
     config.base.steps = 400
     config.base.batch = 16
     config.base.warmup = 40
@@ -66,6 +66,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.validate.windows = 20
     config.validate.held_out = 12
     config.validate.replicates = 4
+    config.validate.seeds = 1
 
     if "smoke" in words:
         config.name = "quickstart-smoke"
@@ -83,4 +84,5 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.validate.windows = 2
         config.validate.held_out = 2
         config.validate.replicates = 0
+        config.validate.seeds = 0
     return config

@@ -15,15 +15,15 @@ Folders follow the flow of data, and imports run only from later to earlier ones
 `cli.py` parses a command and calls its function in `commands.py`; `config.py` has
 every config key with its type, bound and default, and checks them.
 
-For notebooks:
+In a notebook:
 
     import jaxsim
-    scorer = jaxsim.Scorer("runs/quickstart")
-    table = scorer.table("dirichlet:100")
-    scores = scorer.score("mine", table, "dev", windows=5)
-    scores.bits_per_byte("merge", "dev")  # [mixtures, domains]
-    scorer.load("mine")  # the same scores, from disk
-    jaxsim.open_pool("runs/quickstart").manifests("member")
+    work = jaxsim.run("configs/quickstart.py", "runs/quickstart")
+    work.headline
+    work.search("messages", max_weight={"1970-1989": 0.5}).plot()
+    work.predict({"1970-1989": 0.5, "1990-2009": 0.5})
+
+`jaxsim.Scorer` is below it: losses of windows as arrays.
 
 Array names carry their dimensions: `w_MC` is mixtures by members.
 
@@ -42,17 +42,24 @@ from etils import epy
 __version__ = "0.1.0"
 __all__ = [
     "Mixtures",
-    "Pool",
     "Scorer",
-    "Scores",
-    "load_search",
-    "load_validation",
-    "open_pool",
+    "UserError",
+    "Workdir",
+    "default_config",
+    "open",
+    "prepare",
+    "run",
+    "source",
 ]
 
 # Imported at first use: `jaxsim --help` should not wait for JAX.
 with epy.lazy_api_imports(globals()):
-    from jaxsim.pool import Pool, open_pool
-    from jaxsim.scoring import Mixtures, Scorer, Scores
-    from jaxsim.search.result import load_search
-    from jaxsim.validation.validate import load_validation
+    from jaxsim.config import default_config, source
+    from jaxsim.errors import UserError
+    from jaxsim.notebook import Workdir, open, prepare, run
+    from jaxsim.scoring import Mixtures, Scorer
+
+
+def __dir__() -> list[str]:
+    """What completion offers."""
+    return __all__

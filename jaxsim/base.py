@@ -14,7 +14,7 @@ from jaxsim.corpus import Corpus
 from jaxsim.corpus.tokenizer import special_tokens, tokenizer_from_config
 from jaxsim.distributed import alone, is_lead, leading, on_lead
 from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.log import provenance, say
+from jaxsim.log import detail, provenance
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.model.huggingface import Checkpoint, open_checkpoint
@@ -99,7 +99,7 @@ def _import(
         return True
 
     if on_lead(is_there):
-        say("base model: already imported, skipping")
+        detail("base model: already imported, skipping")
         if bucket:
             bucket.send([entry])
         return
@@ -141,7 +141,7 @@ def _publish(
         )
     model = LanguageModel(config.model, tokenizer.vocab_size)
     source = _source_of(checkpoint)
-    say(
+    detail(
         f"base model: {source.name} ({source.family}), "
         f"{model.parameter_count():,} parameters in {source.dtype}; documents begin "
         f"with {tokenizer.begin_of_text_token!r} ({tokenizer.begin_of_text}) and end "
@@ -233,11 +233,11 @@ def _train(
         return builder.is_done(run)  # it deletes states that a kill has left
 
     if on_lead(is_there):
-        say("base model: already trained, skipping")
+        detail("base model: already trained, skipping")
         if bucket:
             bucket.send([entry])
         return
-    say(
+    detail(
         f"base model: {model.parameter_count():,} parameters, "
         f"{settings.steps * settings.batch * corpus.length:,} tokens"
     )

@@ -6,10 +6,10 @@ Every mistake of the user ends in one sentence and exit code 2.
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import errno
 import importlib
 import io
+import json
 import os
 import re
 import runpy
@@ -28,8 +28,17 @@ from ml_collections.config_flags import config_path
 
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
-from jaxsim.errors import JaxsimError, Preempted, UserError, commands_for, pasteable
-from jaxsim.records import MAY_NOT_WRITE, free_bytes
+from jaxsim.errors import (
+    SAVED,
+    JaxsimError,
+    Preempted,
+    UserError,
+    commands_for,
+    nearest,
+    pasteable,
+)
+from jaxsim.log import showing_details
+from jaxsim.records import MAY_NOT_WRITE, VERSION, free_bytes
 from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -50,13 +59,14 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Print devices, versions, memory and disk, for bug reports.",
 }
 WITHOUT_CONFIG = frozenset({"export", "verify", "doctor"})
-_SAVED_CONFIG = "score validate search report plan"
+# They read what is there, or copies of it: a bucket would not be used.
+_WITHOUT_BUCKET = ("search", "report", "plan")
+_WITH_CONFIG = " ".join(name for name in COMMANDS if name not in WITHOUT_CONFIG)
 _WITHOUT_WORKDIR = ("plan", "doctor")
-_FILE = "The configuration, an ml_collections file; FILE.py:ARG gives it an argument"
 # "COMMANDS FLAG=VALUE" and its help; a flag without a value is a switch.
 _FLAGS: Mapping[str, str] = {
-    "prepare base train run --config=FILE.py": f"{_FILE}.",
-    f"{_SAVED_CONFIG} --config=FILE.py": f"{_FILE} (default: DIR/config.json).",
+    f"{_WITH_CONFIG} --config=FILE.py": "The configuration, an ml_collections file; "
+    "FILE.py:ARG gives it an argument (default: DIR/config.json).",
     f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
     "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
     "budget again (default: keep what the first prepare froze).",
@@ -93,6 +103,10 @@ _FLAGS: Mapping[str, str] = {
     "export --recipe=TOOL": "Instead of a model, write the mixture: json (shares), "
     "olmo-core, datasets (for interleave_datasets) or mergekit (a merge of members "
     "that were exported to FOLDER).",
+    f"{' '.join(COMMANDS)} --verbose": "Show all tables and lines that a screen has no "
+    "room for (default: one screen).",
+    f"{' '.join(COMMANDS)} --json": "Print the result as one JSON document on stdout, "
+    "and everything else on stderr; with --help, its JSON Schema.",
     "plan --topology=NAME": "A TPU topology such as v5e:16x16 (default: the devices "
     "of this machine).",
     "plan --members=N": "The number of members (default: what the prepared text or "
@@ -133,6 +147,7 @@ _OVERRIDES = """\
 --config.KEY=VALUE changes one key of the config and may be repeated, as in
 --config.recipe.steps=64. jaxsim/config.py lists all keys with their defaults.
 """
+_ASKING = {"--help", "-h", "--version"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -145,6 +160,8 @@ class Call:
     workdir: Path | None
     options: dict[str, Any]
     config_flags: tuple[str, ...] = ()  # as they were given
+    verbose: bool = False
+    json: bool = False
     group: "ProcessGroup | None" = None
 
 
@@ -167,6 +184,10 @@ def entry() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(_parser())
     code = main(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
     if code == Preempted.exit_code:
@@ -181,11 +202,22 @@ def entry() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    return _guarded(lambda: _main(argv))
+    command = argv[0] if "--json" in argv else ""
+    try:
+        return _guarded(lambda: _main(argv), command)
+    except Exception as error:
+        if command:
+            _print_error(command, f"{type(error).__name__}: {error}", 1)
+        raise
 
 
 def _main(argv: Sequence[str]) -> None:
-    if not argv or {"--help", "-h", "--version"} & set(argv):
+    if not argv or argv[0] == "help" or _ASKING & set(argv):
+        if "--json" in argv and (named := [a for a in argv if a in COMMANDS]):
+            from jaxsim import results
+
+            _print_json(results.schema(named[0]))
+            return
         with contextlib.suppress(SystemExit):  # argparse prints, then exits
             parse(argv or ["--help"])
         sys.stdout.flush()
@@ -203,8 +235,11 @@ def _main(argv: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
-def _guarded(action: Callable[[], None]) -> int:
-    """Runs an action; prints its error, if any, and returns the exit code."""
+def _guarded(action: Callable[[], None], command: str = "") -> int:
+    """Runs an action; prints its error, if any, and returns the exit code.
+
+    With a `command` the error is also a JSON document on stdout.
+    """
     try:
         action()
         return 0
@@ -236,6 +271,8 @@ def _guarded(action: Callable[[], None]) -> int:
         code = Preempted.exit_code
     try:
         print(f"jaxsim: {message}", file=sys.stderr, flush=True)
+        if command:
+            _print_error(command, message, code)
     except OSError:
         _drop_broken_streams()
     return code
@@ -270,8 +307,10 @@ def parse(argv: Sequence[str]) -> Call:
       UserError: names what the user has to change.
       SystemExit: help or version was requested and is printed.
     """
+    if argv[0] == "help":
+        argv = [*argv[1:2], "--help"]
     name = argv[0]
-    if name not in (*COMMANDS, "--help", "-h", "--version"):
+    if name not in (*COMMANDS, *_ASKING):
         raise UserError(f"unknown command {_unknown(name, COMMANDS)}")
     overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
     found, rest = _parser().parse_known_args([a for a in argv if a not in overrides])
@@ -303,14 +342,13 @@ def parse(argv: Sequence[str]) -> Call:
                 "a workdir, on a file system that all of them see; leave the bucket "
                 "out"
             )
-    return Call(name, config, workdir, options, config_flags, group)
+    verbose, as_json = options.pop("verbose"), options.pop("json")
+    return Call(name, config, workdir, options, config_flags, verbose, as_json, group)
 
 
 def _unknown(word: str, known: Iterable[str]) -> str:
     """The word, the nearest known one if one is similar, and all known ones."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    nearest = f"did you mean {close[0]}? " if close else ""
-    return f"{word!r}; {nearest}known: {', '.join(known) or 'none'}"
+    return f"{word!r}; {nearest(word, known)}known: {', '.join(known) or 'none'}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -469,9 +507,9 @@ def _config(
     if file:
         node = _run_config_file(file)
     else:
-        if workdir is None or name not in _SAVED_CONFIG.split():
+        if workdir is None:
             raise UserError(f"{name}: --config=FILE.py is missing")
-        if not (path := workdir / "config.json").is_file():
+        if not (path := workdir / SAVED).is_file():
             raise UserError(
                 f"{name}: --config=FILE.py is missing, and there is no {path}"
             )
@@ -485,7 +523,7 @@ def _config(
         from jaxsim.base import resolved
 
         config = resolved(config)
-    if saved and not config.bucket and name in ("score", "validate"):
+    if saved and not config.bucket and name not in _WITHOUT_BUCKET:
         print(
             f"jaxsim: {workdir}/config.json names the bucket {saved}, which is not "
             "used; to use it, give --config=FILE.py or --config.bucket=URL",
@@ -545,7 +583,7 @@ def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
             if part not in known:
                 raise UserError(f"--config.{key}: unknown key {_unknown(part, known)}")
             holder = holder[part]
-    argv = ["jaxsim", *overrides]
+    argv = ["jaxsim", *map(_bare_target, overrides)]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
@@ -554,6 +592,14 @@ def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
         values(argv)
     except (flags.Error, TypeError, ValueError, KeyError) as error:
         raise UserError(_sentence(error)) from error
+
+
+def _bare_target(argument: str) -> str:
+    """`--config.search.target=NAME` means that domain alone."""
+    key, _, name = argument.partition("=")
+    if key.lstrip("-") != "config.search.target" or not name or name[0] == "{":
+        return argument
+    return f"{key}={ {name: 1.0} }"
 
 
 def _sentence(error: BaseException) -> str:
@@ -569,12 +615,32 @@ def _execute(call: Call) -> None:
     home = "doctor" if call.command == "doctor" else "commands"
     function = getattr(importlib.import_module(f"jaxsim.{home}"), call.command)
     given = [call.workdir] if call.config is None else [call.config, call.workdir]
-    with commands_for(call.workdir, *call.config_flags):
+    spec = call.options.get("mixtures")
+    if call.command == "score" and spec is None and call.config is not None:
+        spec = call.config.score.mixtures
+    about = call.command, call.workdir, str(spec or "")
+    with commands_for(call.workdir, *call.config_flags), showing_details(call.verbose):
         try:
-            function(*given, **call.options)
+            with contextlib.redirect_stdout(sys.stderr if call.json else sys.stdout):
+                result = function(*given, **call.options)
+            from jaxsim import results
+
+            if call.json:
+                _print_json(results.document(result, *about))
+            else:
+                results.show(result, *about)
         except JaxsimError as error:
             error.args = (pasteable(str(error)),)
             raise
+
+
+def _print_error(command: str, message: str, code: int) -> None:
+    why = {"message": message, "exit_code": code}
+    _print_json({"format": VERSION, "command": command, "error": why})
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, indent=1, allow_nan=False), flush=True)
 
 
 def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
@@ -596,7 +662,7 @@ def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
         with open(os.devnull, "w") as nowhere:  # process 0 prints for all
             stdout = sys.stdout if distributed.is_lead() else nowhere
             with contextlib.redirect_stdout(stdout):
-                code = _guarded(execute)
+                code = _guarded(execute, call.command if call.json else "")
     # The others cannot continue without this process: it must not hang.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()

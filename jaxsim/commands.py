@@ -4,11 +4,14 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from jaxsim import corpus as corpora
-from jaxsim.base import base
+from jaxsim import records
+from jaxsim.base import base as make_base
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.prepare import prepare_share
@@ -16,45 +19,55 @@ from jaxsim.corpus.preview import evaluation as preview_evaluation
 from jaxsim.corpus.preview import pieces, preview
 from jaxsim.corpus.show_preview import show_preview
 from jaxsim.distributed import is_lead, on_lead
-from jaxsim.errors import DamagedError, UserError, command_line
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.export import export as export
-from jaxsim.log import counted, say
+from jaxsim.log import counted, say, step
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.plan import evaluation_of, show_costs, show_plan, sizes_of
+from jaxsim.plan import Plan, evaluation_of, make_plan, show_costs, sizes_of
 from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import changed_text, train_missing
-from jaxsim.pool.manifest import read_manifest, repair
+from jaxsim.pool.manifest import Manifest, read_manifest, repair
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
-from jaxsim.report.write import last_lines, write_report
+from jaxsim.report.data import ReportData
+from jaxsim.report.headline import Headline, headline
+from jaxsim.report.write import write_report
 from jaxsim.scoring.evaluation import gaps, gather
-from jaxsim.scoring.predicted import predict
+from jaxsim.scoring.predicted import Predicted, predict
 from jaxsim.scoring.scorer import Scorer, not_searched, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
+from jaxsim.search.closed_form import closed_form
 from jaxsim.search.objective import Objective, objective
-from jaxsim.search.result import check_best, load_search, save_search
+from jaxsim.search.problem import Problem
+from jaxsim.search.result import (
+    BEST,
+    SearchResult,
+    check_best,
+    load_search,
+    save_search,
+)
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
-from jaxsim.train import Trainer, member_run, recipe_trainer, reference_run
+from jaxsim.train import Trainer, member_run, recipe_trainer
 from jaxsim.validation.calibration import Corrector
 from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
-from jaxsim.validation.external import read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED, compare_chosen
+from jaxsim.validation.external import read_external_runs
+from jaxsim.validation.measured import CALIBRATED, TrainedChoice
 from jaxsim.validation.runs import (
     ONE_MEMBER,
-    mixture_table,
+    held_out_runs,
     replicate_pairs,
-    train_reference_runs,
+    train_chosen,
     validate_external,
     validate_trained,
 )
-from jaxsim.validation.validate import load_validation, save_validation
+from jaxsim.validation.validate import Validation, load_validation, save_validation
 from jaxsim.workdir import check, checked_corpus, say_misfit
 
-CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
+T = TypeVar("T")
 
 
 def prepare(
@@ -155,13 +168,22 @@ def _dry_run(config: Config, workdir: Path) -> None:
     say("dry run: no problem found; nothing was written")
 
 
+def base(config: Config, workdir: Path) -> Manifest:
+    """Imports the base model, or trains it from scratch on the base text."""
+    make_base(config, workdir)
+    return _shared(Manifest, lambda: read_manifest(workdir / "base"))
+
+
 def train(
     config: Config,
     workdir: Path,
     shard: tuple[int, int] | None = None,
     trainer: Trainer | None = None,
-) -> None:
-    """Trains every member that the pool lacks, or share i of n of them."""
+) -> dict[str, Manifest]:
+    """Trains every member that the pool lacks, or share i of n of them.
+
+    Returns all members that are there.
+    """
     bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
@@ -173,8 +195,10 @@ def train(
         runs = runs[shard[0] :: shard[1]]
     trainer = trainer or _trainer(config, pool)
     train_missing(runs, pool, corpus, trainer, bucket)
+    members = _shared(dict[str, Manifest], lambda: pool.manifests("member"))
     if is_lead():
-        show.show(tables.members(pool.manifests("member")))
+        show.show(tables.members(members))
+    return members
 
 
 def score(
@@ -184,10 +208,11 @@ def score(
     override: bool = False,
     documents: bool = False,
     scorer: Scorer | None = None,
-) -> None:
+) -> Scores | Predicted:
     """Scores the standard mixtures on every window, and a table of mixtures.
 
-    With `documents`, it also writes their losses by document.
+    With `documents`, it also writes their losses by document. Returns the table, or
+    the standard mixtures without one.
     """
     spec = config.score.mixtures if mixtures is None else mixtures
     check_best(workdir, Path(spec))
@@ -195,37 +220,19 @@ def score(
     table = scorer.table(spec) if spec else None  # refused before scoring
     done = [scorer.standard()]
     show.show(tables.standard_bits(done[0]))
+    result: Scores | Predicted = done[0]
     if table is not None and scorer.is_predicted(table):
-        name = table_name(spec)
-        predicted = predict(scorer, name, table)
-        show.show_predicted(predicted)
-        found = f"{scorer.store.folder}/{name}.parquet"
-        say(
-            f"scores: {counted(len(table), 'mixture')} in {found}, predicted in closed "
-            f"form, because config.score.merges is {config.score.merges:,}; no search "
-            "takes them"
-        )
-        if predicted.best is not None:
-            name = predicted.best.name
-            say(f"scores: the best, merged, in {scorer.store.folder}/{name}.parquet")
-            done.append(predicted.best)
+        result = predict(scorer, table_name(spec), table)
+        show.show_predicted(result)
+        if result.best is not None:
+            done.append(result.best)
     elif table is not None:
-        name = table_name(spec)
-        scored = scorer.score(name, table, "dev", config.score.windows)
-        show.show(tables.scores(scored))
-        to_search = command_line(
-            "search",
-            workdir,
-            f"--config.score.mixtures={spec}",
-            f"--config.score.windows={config.score.windows}",
-        )
-        say(
-            f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
-            f"{name}.parquet; to search them: `{to_search}`"
-        )
-        done.append(scored)
+        result = scorer.score(table_name(spec), table, "dev", config.score.windows)
+        show.show(tables.scores(result))
+        done.append(result)
     for scores in done if documents else ():
         say(f"scores: by document in {scorer.store.save_documents(scores)}")
+    return result
 
 
 def validate(
@@ -236,7 +243,7 @@ def validate(
     override: bool = False,
     scorer: Scorer | None = None,
     trainer: Trainer | None = None,
-) -> None:
+) -> Validation | TrainedChoice:
     """Diagnoses the pool, then trains reference runs or reads the user's `runs`.
 
     With `mixtures` it only trains those. A chosen mixture is no random sample, so it
@@ -249,8 +256,14 @@ def validate(
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
-        _validate_chosen(config, scorer, mixtures, trainer)
-        return
+        bucket = open_bucket(config.bucket, workdir)
+        trainer = trainer or _trainer(config, scorer.pool)
+        chosen = train_chosen(config, scorer, mixtures, trainer, bucket)
+        chosen.save(workdir)
+        there = (workdir / "search" / "result.json").exists()
+        last_search = load_search(workdir) if there else None
+        show.show_chosen(chosen, last_search, load_validation(workdir))
+        return chosen
     if len(scorer.members) < 2:
         raise UserError(ONE_MEMBER)
     # Unreadable files are refused before anything is scored.
@@ -283,7 +296,7 @@ def validate(
             "validate: search and the report's verdict use the reference runs "
             "trained here; the report shows yours beside them"
         )
-    show.show_verdict(known, used)
+    return validation
 
 
 def search(
@@ -292,7 +305,7 @@ def search(
     min_effect: float | None = None,
     override: bool = False,
     scorer: Scorer | None = None,
-) -> None:
+) -> SearchResult:
     """Searches for the best mixture and all mixtures that tie with it."""
     scorer = scorer or _scorer(config, workdir, override, fetch=False)
     scorer.check_complete()
@@ -326,18 +339,16 @@ def search(
         found = dataclasses.replace(found, basis=basis, singles_known=singles)
         if warning:
             found.warnings.append(warning)
-    save_search(workdir, found)
+    form = closed_form(Problem(scorer, settings, known), found)
+    save_search(workdir, found, form)
     show.show_search(found)
-    for line in last_lines(workdir):
-        say(line)
+    return found
 
 
 def report(config: Config, workdir: Path) -> Path:
     """Writes the HTML report, figures and tables from the results on disk."""
     say_misfit("report: of what is on disk, not of this config", config, workdir)
-    path = write_report(config, workdir)
-    say(f"report: {path}")
-    return path
+    return write_report(config, workdir)
 
 
 def plan(
@@ -346,16 +357,16 @@ def plan(
     topology: str | None = None,
     members: int | None = None,
     utilization: float | None = None,
-) -> None:
+) -> Plan:
     """Compiles training and scoring, also for hardware that is not attached."""
     if workdir is not None:
         say_misfit("plan: of this config, not of the workdir", config, workdir)
     sizes = sizes_of(config, workdir, members)
-    show_plan(config, sizes, topology, utilization or 0.4)
+    return make_plan(config, sizes, topology, utilization or 0.4)
 
 
-def verify(workdir: Path) -> None:
-    """Re-hashes the base model and the pool.
+def verify(workdir: Path) -> list[str]:
+    """Re-hashes the base model and the pool; returns what is intact.
 
     Raises:
       DamagedError: lists all damage.
@@ -370,23 +381,42 @@ def verify(workdir: Path) -> None:
             f"{len(problems)} of the base model and {entries} damaged:"
             f"{''.join(lines)}\nWhat to do: {repair(*folders)}"
         )
-    say(f"verify: the base model and {entries}: intact")
+    return ["base", *pool.names()]
 
 
-def run(config: Config, workdir: Path, override: bool = False) -> None:
+def run(config: Config, workdir: Path, override: bool = False) -> Headline:
     """Runs the commands from `prepare` to `report` that the config asks for."""
+    held, seeds = config.validate.held_out, config.validate.seeds
+    number, count = itertools.count(1), 6 + bool(held) + bool(seeds)
+    step(next(number), count, f"prepare: {workdir}")
     corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
     objective(config.search, gather(corpus))
+    if len(corpus.units) < 2:
+        held, seeds, count = 0, 0, 6
+    step(next(number), count, "base: the model that all training starts from")
     base(config, workdir)
     trainer = _trainer(config, _pool(config, workdir, corpus))
+    step(next(number), count, f"train: {counted(len(corpus.units), 'member')}")
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
+    what = " and ".join(filter(None, ("standard mixtures", config.score.mixtures)))
+    step(next(number), count, f"score: {what}")
     score(config, workdir, scorer=scorer)
-    if config.validate.held_out and len(corpus.units) > 1:
+    if held:
+        runs = counted(held_out_runs(config.validate, len(corpus.units)), "run")
+        step(next(number), count, f"validate: {runs} on held-out mixtures")
         validate(config, workdir, scorer=scorer, trainer=trainer)
+    step(next(number), count, "search: the best mixture, and what ties with it")
     search(config, workdir, scorer=scorer)
+    if seeds:
+        what = f"the answer and proportional, {counted(seeds, 'data seed')} each"
+        step(next(number), count, f"validate: {what}")
+        best = workdir / "search" / BEST
+        validate(config, workdir, mixtures=best, scorer=scorer, trainer=trainer)
+    step(next(number), count, "report")
     report(config, workdir)
+    return headline(ReportData(workdir), workdir)
 
 
 def _scorer(
@@ -398,6 +428,12 @@ def _scorer(
         bucket.fetch_pool()
     check(config, workdir)
     return Scorer(workdir, config.score, override)
+
+
+def _shared(kind: type[T], make: Callable[[], T]) -> T:
+    """What process 0 reads, for all processes of a group."""
+    found = on_lead(lambda: records.plain(make()))
+    return cast(T, records.from_plain(kind, found, "result"))
 
 
 def _trainer(config: Config, pool: Pool) -> Trainer:
@@ -414,40 +450,6 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
-
-
-def _validate_chosen(
-    config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
-) -> None:
-    """Trains the mixtures of a file, for as many tokens as reference runs.
-
-    Raises:
-      UserError: a row cannot be trained or is repeated.
-    """
-    asked, workdir = read_mixtures(path, scorer.members), scorer.workdir
-    runs = [
-        reference_run(asked.parts(m), config.recipe, config.validate.token_multiplier)
-        for m in range(len(asked))
-    ]
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: two rows are the same mixture")
-    table = mixture_table(scorer.members, runs, config.recipe)
-    scorer.stack.check_usable(table)
-    train_reference_runs(
-        scorer,
-        runs,
-        runs,
-        trainer or _trainer(config, scorer.pool),
-        open_bucket(config.bucket, workdir),
-    )
-    trained = scorer.score_entries(CHOSEN, names, "test")
-    predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
-    chosen = compare_chosen(asked, predicted, trained)
-    chosen.save(workdir)
-    there = (workdir / "search" / "result.json").exists()
-    last_search = load_search(workdir) if there else None
-    show.show_chosen(chosen, last_search, load_validation(workdir))
 
 
 def _check_table(config: Config, members: int) -> None:

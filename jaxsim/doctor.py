@@ -29,8 +29,8 @@ _MODULES = (
 )
 
 
-def doctor(workdir: Path | None) -> None:
-    """Prints one line for each property; `workdir` chooses the disk."""
+def doctor(workdir: Path | None) -> dict[str, str]:
+    """The properties of this machine; `workdir` chooses the disk."""
     usable = os.cpu_count()
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         # Containers and batch systems restrict a process to some of the cores.
@@ -49,8 +49,7 @@ def doctor(workdir: Path | None) -> None:
     }
     if "tensorflow" in sys.modules:
         lines["tensorflow"] = "IMPORTED by one of these libraries: please report it"
-    for name, value in lines.items():
-        print(f"{name:20} {value}")
+    return lines
 
 
 def _found(look: Callable[[], str]) -> str:
@@ -69,7 +68,7 @@ def _devices() -> str:
         limit = (device.memory_stats() or {}).get("bytes_limit")
         usable = f", {_gib(limit)} usable" if limit else ""
         found.append(f"{device.platform} {device.id}: {device.device_kind}{usable}")
-    return f"\n{'':20} ".join(found)
+    return "; ".join(found)
 
 
 def _memory() -> str:

@@ -5,12 +5,14 @@ A launcher can act on exit codes; 0 is success. A message names a command as
 """
 
 import contextlib
+import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+SAVED = "config.json"  # in a workdir: what `prepare` was last called with
 _NEED_CONFIG = ("prepare", "base", "train", "run")
 _WITHOUT_CONFIG = ("export", "verify", "doctor")
 _call = ContextVar[tuple[PurePath, tuple[str, ...]] | None]("call", default=None)
@@ -32,7 +34,16 @@ class UserError(JaxsimError):
 def check_known(what: str, name: str, known: Iterable[str], where: str) -> None:
     """Raises a `UserError` that lists what is `known`, if `name` is none of it."""
     if name not in (names := list(known)):
-        raise UserError(f"{where}: no {what} {name!r}; there are {', '.join(names)}")
+        guess = nearest(name, names)
+        raise UserError(
+            f"{where}: no {what} {name!r}; {guess}there are {', '.join(names)}"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'did you mean search? ' if one of the words is similar, otherwise nothing."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 class DamagedError(JaxsimError):
@@ -62,9 +73,12 @@ class HungError(JaxsimError):
 
 
 def command_line(name: str, workdir: PurePath | str, *flags: str) -> str:
-    """A command that can be pasted into a shell, whatever the names in it."""
+    """A command that can be pasted into a shell, whatever the names in it.
+
+    Without a config in the workdir, the one to name is a blank to fill in.
+    """
     config = [flag for flag in flags if flag.startswith("--config=")]
-    if not config and name in _NEED_CONFIG:
+    if not config and name in _NEED_CONFIG and not Path(workdir, SAVED).is_file():
         config = ["--config=FILE.py"]
     others = [flag for flag in flags if flag not in config]
     return shlex.join(["jaxsim", name, *config, f"--workdir={workdir}", *others])
@@ -90,6 +104,12 @@ def commands_for(workdir: PurePath | None, *config: str) -> Iterator[None]:
         yield
     finally:
         _call.reset(token)
+
+
+def next_command(name: str, *flags: str) -> str:
+    """A command that continues this one, see `commands_for`."""
+    workdir, config = _call.get() or (PurePath("DIR"), ())
+    return command_line(name, workdir, *config, *flags)
 
 
 def pasteable(text: str) -> str:

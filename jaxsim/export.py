@@ -85,8 +85,11 @@ def export(
     dtype: str | None = None,
     recipe: str | None = None,
     override: bool = False,
-) -> None:
-    """Writes a model as a Hugging Face folder, or a mixture for another tool."""
+) -> Path:
+    """Writes a model as a Hugging Face folder, or a mixture for another tool.
+
+    Returns the folder, or the file of the mixture.
+    """
     if what is None or to is None:
         missing = "--what=NAME" if what is None else "--to=FOLDER"
         raise UserError(f"export: {missing} is missing")
@@ -103,11 +106,11 @@ def export(
         records.write(path, text)
         for gap in scorer.gaps:
             say(gap)
-        say(f"export: {what} for {recipe} in {path}")
-        return
+        return path
     check_new(to)
     kind: Dtype = "bfloat16" if dtype == "bfloat16" else "float32"
     _export_model(workdir, what, to, kind, override)
+    return to
 
 
 def _export_model(
@@ -142,8 +145,6 @@ def _export_model(
     save_checkpoint(to, params, config, model.vocab_size, source, dtype, add)
     for note in notes:
         say(note)
-    size = sum(path.stat().st_size for path in to.iterdir())
-    say(f"export: {choice.title} in {to}, {size:,} bytes; see its README.md")
 
 
 def _kept_files(entry: Path, base: Manifest) -> Path | None:

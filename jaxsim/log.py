@@ -1,5 +1,7 @@
 """Logging: sentences and tables on stdout, progress on stderr, metrics as JSON Lines.
 
+What `detail` and most tables say is only shown on request, see `showing_details`.
+
 A metrics file has every step exactly once, even after a kill and a resume: rows that
 were logged after the checkpoint that a run resumes from are cut.
 """
@@ -11,13 +13,16 @@ import importlib.metadata
 import json
 import math
 import platform
+import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import rich.box
 import rich.console
@@ -29,8 +34,28 @@ from jaxsim.errors import DamagedError, pasteable
 from jaxsim.records import plain, write
 
 SCHEMA = 1
-INTERVAL = 10.0  # seconds between two lines of a loop
+WIDTH = 100  # columns of what is always shown
+INTERVAL = 30.0  # seconds between two lines of a loop
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+_verbose = False
+
+
+@contextlib.contextmanager
+def showing_details(wanted: bool = True) -> Iterator[None]:
+    """Within it, if `wanted`, `detail` and `show_table` print; else they do not."""
+    global _verbose
+    before, _verbose = _verbose, _verbose or wanted
+    try:
+        yield
+    finally:
+        _verbose = before
+
+
+def is_verbose() -> bool:
+    """Whether details are shown."""
+    return _verbose
 
 
 def say(text: str) -> None:
@@ -38,9 +63,36 @@ def say(text: str) -> None:
     print(pasteable(text), flush=True)
 
 
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """A paragraph in lines of so many columns; commands stay whole."""
+    kept = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), pasteable(text))
+    lines = textwrap.wrap(
+        kept, width, subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines).replace("\0", " ")
+
+
+def say_wrapped(text: str) -> None:
+    """Prints a paragraph in lines of at most `WIDTH` columns; commands stay whole."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    print(wrapped(text, width), flush=True)
+
+
+def detail(text: str) -> None:
+    """Prints one line of what `--verbose` shows."""
+    if _verbose:
+        say(text)
+
+
 def counted(amount: int, singular: str, plural: str = "") -> str:
     """'1 run', '12 runs'."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def hidden(rows: int, shown: int) -> str:
+    """What to know of a table that is cut unless details are shown."""
+    return "" if _verbose or rows <= shown else f"{rows - shown:,} more with --verbose"
 
 
 class _Console(rich.console.Console):
@@ -56,8 +108,14 @@ def show_table(
     rows: Iterable[Sequence[str]],
     note: str = "",
     left: int = 1,
+    always: bool = False,
 ) -> None:
-    """Prints a table; the first `left` columns are left-aligned, others right."""
+    """Prints a table of details, or one that is `always` shown.
+
+    The first `left` columns are left-aligned.
+    """
+    if not (always or _verbose):
+        return
     table = rich.table.Table(
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
     )
@@ -68,10 +126,10 @@ def show_table(
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
-    width = None if sys.stdout.isatty() else 140
+    width = None if sys.stdout.isatty() else 140 if _verbose else WIDTH
     _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
-        say(note)
+        say_wrapped(note) if always else say(note)
 
 
 @functools.cache
@@ -160,24 +218,41 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
 
 
 @dataclasses.dataclass
-class Progress:
-    """Loss and speed of a training run, a line every `every` steps."""
+class Progress(contextlib.AbstractContextManager["Progress"]):
+    """Loss and speed of a training run, as rows every `every` steps.
+
+    A bar on a terminal; elsewhere at most one line every `INTERVAL` seconds, and one
+    at the end. Among details every row is a line.
+    """
 
     label: str  # what runs, as in 'member 1790-1809'
     steps: int  # of the whole run
     tokens: int  # of one step
-    every: int  # steps between two lines; the last step always has one
+    every: int  # steps between two rows; the last step always has one
     start: int = 0  # the step it resumes from
     flops: float = 0.0  # model FLOPs of one step, on all devices
     peak: float = 0.0  # FLOP/s of all devices; 0 if unknown
 
     def __post_init__(self) -> None:
-        self._waited = 0.0
-        self._begin = self._last = time.monotonic()
+        self._waited, self._text = 0.0, self.label
+        self._begin = self._last = self._said = time.monotonic()
         self._last_step = self.start
+        self._open = contextlib.ExitStack()
+        self._move: Callable[[int, str], None] | None = None
 
-    def due(self, step: int) -> bool:
-        """Whether step `step` (from 1) gets a line."""
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            bar = _bar(self.label, self.steps, self.start)
+            self._move = self._open.enter_context(bar)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def reached(self, step: int) -> bool:
+        """Moves the bar to a step (from 1), and says whether it gets a row."""
+        if self._move is not None:
+            self._move(step, self._text)
         return step % self.every == 0 or step == self.steps
 
     def waited(self, seconds: float) -> None:
@@ -185,9 +260,9 @@ class Progress:
         self._waited += seconds
 
     def report(self, step: int, loss: float) -> dict[str, float]:
-        """Prints a line and returns the row for a `MetricsWriter`.
+        """Returns the row for a `MetricsWriter`, and shows where the run is.
 
-        Speed and waiting time count from the last line.
+        Speed and waiting time count from the last row.
         """
         now = time.monotonic()
         rate = (step - self._last_step) / max(now - self._last, 1e-9)
@@ -205,15 +280,25 @@ class Progress:
         if self.peak:
             row["utilisation"] = flops / self.peak
             computed += f" ({flops / self.peak:.1%} of the peak)"
-        print(
-            f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "
-            f"{rate * self.tokens:,.0f} tokens/s, {computed}, "
-            f"{self._waited:.1f} s waited for input, {_duration(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._text = f"{self.label}, loss {loss:.4f}"
+        if self._move is not None:
+            self._move(step, self._text)
+        elif _verbose or step == self.steps or now - self._said >= INTERVAL:
+            self._said = now
+            print(
+                f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "
+                f"{rate * self.tokens:,.0f} tokens/s, {computed}, "
+                f"{self._waited:.1f} s waited for input, {_duration(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
         self._waited = 0.0
         return row
+
+
+def step(number: int, count: int, what: str) -> None:
+    """Says which step of several begins: '3/8 train: 12 members'."""
+    print(f"{number}/{count} {what}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -223,16 +308,20 @@ def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], None
     A bar on a terminal; elsewhere at most one line every `INTERVAL` seconds, and one
     at the end.
     """
-    if sys.stderr.isatty():
-        with rich.progress.Progress(
-            *rich.progress.Progress.get_default_columns(),
-            rich.progress.MofNCompleteColumn(),
-            console=rich.console.Console(file=sys.stderr),
-        ) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda n: bar.advance(task, n)
-        return
     done, begin = 0, time.monotonic()
+    if not total:
+        yield lambda _: None
+        return
+    if sys.stderr.isatty():
+        with _bar(label, total) as move:
+
+            def moved(n: int) -> None:
+                nonlocal done
+                done += n
+                move(done, label)
+
+            yield moved
+        return
     last = begin
 
     def advance(n: int) -> None:
@@ -247,6 +336,50 @@ def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], None
     yield advance
     took = _duration(time.monotonic() - begin)
     print(f"{label}: {done}/{total} {unit} in {took}", file=sys.stderr)
+
+
+_line: rich.progress.Progress | None = None  # the one that moves on the terminal
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """A bar that goes when it is done; of nested ones, the terminal shows the inner."""
+    global _line
+    with contextlib.ExitStack() as stack:
+        outer = _line
+        if _line is None:
+            _line = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}", markup=False),
+                rich.progress.BarColumn(20),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeRemainingColumn(),
+                console=rich.console.Console(file=sys.stderr),
+                transient=True,
+                # What is printed goes above the line, or where it was sent.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            stack.enter_context(_line)
+        line = _line
+        hidden = [task.id for task in line.tasks if task.visible]
+        for other in hidden:
+            line.update(other, visible=False)
+        task = line.add_task(label, total=total, completed=done)
+        try:
+            yield lambda n, text: line.update(task, completed=n, description=text)
+        finally:
+            line.remove_task(task)
+            for other in hidden:
+                line.update(other, visible=True)
+            _line = outer
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of metrics, without its header.
+
+    Raises:
+      DamagedError: a row other than a partly written last one is unreadable or altered.
+    """
+    return [json.loads(line) for line in _rows_until(path, sys.maxsize)[1:]]
 
 
 def _rows_until(path: Path, step: int) -> list[bytes]:

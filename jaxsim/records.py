@@ -30,7 +30,7 @@ from jaxsim.errors import DamagedError, UserError
 T = TypeVar("T")
 
 MAY_NOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
-VERSION = 7  # of all files; raised whenever one of them changes
+VERSION = 8  # of all files; raised whenever one of them changes
 LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
 # A row of a table for people: code reads it as it likes, a file must hold plain cells.
 Cell = bool | int | float | str | list[str] | list[float | None] | None

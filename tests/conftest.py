@@ -5,10 +5,13 @@ does: the number cannot change once JAX has started.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+
+from jaxsim.log import showing_details
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update(
@@ -23,6 +26,13 @@ SLOW = tuple((Path(__file__).parent / "slow.txt").read_text().split())
 def root() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def verbose() -> Iterator[None]:
+    """Shows what `--verbose` shows."""
+    with showing_details():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

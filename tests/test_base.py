@@ -51,7 +51,7 @@ def home(project: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def jaxsim(home: Path, capfd):
+def jaxsim(home: Path, capfd, verbose):
     """Runs one command and returns its exit code and what it printed."""
 
     def call(command: str, *flags: str, work: str = "work") -> tuple[int, str]:

@@ -15,7 +15,10 @@ import pytest
 from jaxsim import cli, devices
 from jaxsim.config import save_config
 from jaxsim.errors import DamagedError, UserError, commands_for, with_workdir
-from jaxsim.log import say
+from jaxsim.log import detail, say, show_table
+from jaxsim.records import VERSION
+
+HEAVY = {"jax", "matplotlib", "pandas", "scipy", "tensorflow"}
 
 
 @pytest.fixture
@@ -124,7 +127,7 @@ def test_overrides(config_file: Path) -> None:
         (["--config.b c=3"], r"--config\.b c: not a key"),
         (['--config.corpus["a b"]=3'], r"a name with spaces; set it in"),
         (["--config.search.target={'a': 'x'}"], r"config\.search\.target\.a"),
-        (["--bogus=1"], r"run: unknown argument '--bogus'; known: .*--workdir"),
+        (["--zzz=1"], r"run: unknown argument '--zzz'; known: .*--workdir"),
         (["--shard=0/2"], r"run: unknown argument '--shard'"),
         (["stray"], r"unknown argument 'stray'"),
         (["--workdir"], r"run: .*workdir"),
@@ -140,6 +143,25 @@ def test_mistakes_are_named(config_file: Path, rest: list[str], sentence: str) -
     with pytest.raises(UserError, match=sentence) as caught:
         cli.parse(["run", *arguments(config_file, *rest)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_may_follow_a_space(config_file: Path) -> None:
+    call = cli.parse(["run", "--config", str(config_file), "--workdir", "w"])
+    assert call == cli.parse(["run", *arguments(config_file)])
+
+
+def test_a_bare_name_is_a_target(config_file: Path) -> None:
+    for name in ("messages", "1970-1989", "b, c"):
+        flag = f"--config.search.target={name}"
+        config = cli.parse(["run", *arguments(config_file, flag)]).config
+        assert config is not None and config.search.target == {name: 1.0}
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == cli.main(["help", name]) == 0
+    first, second = re.split("(?<!^)(?=usage: )", capsys.readouterr().out)
+    assert first == second
 
 
 def test_unknown_command_is_named() -> None:
@@ -262,15 +284,15 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
     config = cli.parse(["run", *arguments(config_file)]).config
     assert config is not None
     workdir = f"--workdir={tmp_path}"
-    with pytest.raises(UserError, match=r"there is no .*config\.json"):
-        cli.parse(["score", workdir])
+    for command in ("score", "run"):
+        with pytest.raises(UserError, match=r"there is no .*config\.json"):
+            cli.parse([command, workdir])
     save_config(config, tmp_path / "config.json")
     assert cli.parse(["score", workdir]).config == config
     changed = cli.parse(["score", workdir, "--config.score.windows=7"]).config
     assert changed is not None
     assert changed.score.windows == 7
-    with pytest.raises(UserError, match=r"run: --config=FILE\.py is missing"):
-        cli.parse(["run", workdir])
+    assert cli.parse(["run", workdir]).config == config
     (tmp_path / "config.json").write_text('{"name": "x')
     with pytest.raises(DamagedError, match=r"config\.json: unreadable"):
         cli.parse(["score", workdir])
@@ -338,6 +360,45 @@ def test_exit_codes(
     assert not captured.out
 
 
+@pytest.mark.parametrize("error", [DamagedError("x differs"), UserError("sums to 0")])
+def test_a_document_on_stdout_says_why_a_command_ended(
+    error: DamagedError | UserError,
+    commands: types.SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def verify(workdir: Path) -> None:
+        say("a warning")
+        raise error
+
+    commands.verify = verify
+    assert cli.main(["verify", "--workdir=w", "--json"]) == error.exit_code
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {
+        "format": VERSION,
+        "command": "verify",
+        "error": {"message": str(error), "exit_code": error.exit_code},
+    }
+    assert captured.err.splitlines() == ["a warning", f"jaxsim: {error}"]
+    assert cli.main(["verify", "--json"]) == 2  # before the command begins
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
+
+
+def test_details_are_for_those_who_ask(
+    commands: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verify(workdir: Path) -> list[str]:
+        detail("begins")
+        show_table("", ["column"], [["cell"]])
+        return ["base"]
+
+    commands.verify = verify
+    assert cli.main(["verify", "--workdir=w"]) == 0
+    assert capsys.readouterr().out == "verify: 1 entry intact\n"
+    assert cli.main(["verify", "--workdir=w", "--verbose"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("begins\n") and "cell" in said
+
+
 def test_commands_in_messages_can_be_pasted(
     config_file: Path,
     commands: types.SimpleNamespace,
@@ -366,14 +427,21 @@ def test_commands_in_messages_can_be_pasted(
 
 
 def test_unforeseen_errors_keep_their_traceback(
-    commands: types.SimpleNamespace,
+    commands: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def verify(workdir: Path) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by zero")
 
     commands.verify = verify
     with pytest.raises(ZeroDivisionError):
         cli.main(["verify", "--workdir=w"])
+    assert not capsys.readouterr().out
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["verify", "--workdir=w", "--json"])
+    assert json.loads(capsys.readouterr().out)["error"] == {
+        "message": "ZeroDivisionError: by zero",
+        "exit_code": 1,
+    }
 
 
 def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -396,6 +464,24 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         env=os.environ | {"jaxsim": jaxsim},
     )
+
+
+def test_a_shell_completes_commands_and_flags(root: Path) -> None:
+    pytest.importorskip("argcomplete")
+    program = "exec 8>&1; $python -c 'import jaxsim.cli; jaxsim.cli.entry()' 9>&2 >&2"
+    for line, expected in (
+        ("jaxsim sea", "search"),
+        ("jaxsim run --work", "--workdir"),
+    ):
+        asked = {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+        done = subprocess.run(
+            ["bash", "-c", program],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            env=os.environ | asked | {"_ARGCOMPLETE": "1", "python": sys.executable},
+        )
+        assert done.stdout.strip() == expected
 
 
 def test_closed_streams_are_dev_null(root: Path, tmp_path: Path) -> None:
@@ -541,6 +627,14 @@ def test_doctor_in_a_real_process(root: Path, tmp_path: Path) -> None:
     assert "\ntensorflow           not imported" in done.stdout
     assert "CANNOT" not in done.stdout
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("what", ["import jaxsim", "jaxsim.cli.main(['--help'])"])
+def test_help_and_import_wait_for_no_library(root: Path, what: str) -> None:
+    """JAX alone takes more than the second that either may take."""
+    code = f"import jaxsim.cli, sys; {what}; sys.exit(str({HEAVY} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True)
+    assert done.stderr == b"set()\n"
 
 
 def test_no_command_line_needs_tensorflow_or_a_device(root: Path) -> None:

@@ -7,21 +7,25 @@ import shutil
 from pathlib import Path
 from unittest.mock import ANY
 
+import jsonschema
 import numpy as np
 import pyarrow.parquet
 import pytest
 from scoring import tiny
 
-from jaxsim import cli, commands, records
+from jaxsim import cli, commands, notebook, records, results
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
+from jaxsim.errors import UserError
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
-from jaxsim.report.write import last_lines
+from jaxsim.report.data import ReportData
+from jaxsim.report.headline import headline
 from jaxsim.scoring import Scorer, evaluator
 from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
+from jaxsim.train.runs import REFERENCE_SEED
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import GIVEN, load_validation
 
@@ -131,15 +135,38 @@ def test_one_partition_works_from_prepare_to_report(project, tmp_path, capfd):
     assert "add a partition" in capfd.readouterr().err
 
 
-def test_a_second_run_does_nothing_again(complete, project, work):
+def test_a_second_run_does_nothing_again(complete, project, work, capfd):
     before = {
         name: snapshot(complete / name)
         for name in ("corpus", "base", "pool", "scores", "search", "validation")
     }
     assert tiny.run("run", complete, project.parent / "tiny.py") == 0
+    screen = capfd.readouterr().out.splitlines()
+    assert len(screen) <= 24
+    assert all(len(x) <= 100 for x in screen if "jaxsim " not in x and "Repo" not in x)
+    for line in headline(ReportData(complete), complete).lines():
+        assert line.split()[0] in " ".join(screen)
     assert work == []
     for name, files in before.items():
         assert snapshot(complete / name) == files, name
+
+
+def test_documents_fit_their_schemas(complete, project, capfd):
+    answers = set()
+    for command in ("prepare", "base", "train", "score", "validate", "search", "run"):
+        capfd.readouterr()
+        config = project.parent / "tiny.py"
+        assert tiny.run(command, complete, config, "--json") == 0
+        document = json.loads(capfd.readouterr().out)
+        jsonschema.validate(document, results.schema(command))
+        assert (document["format"], document["command"]) == (records.VERSION, command)
+        answers |= {
+            found["answer"]
+            for found in (document.get("headline", {}), document["result"])
+            if "answer" in found
+        }
+    assert len(answers) == 1  # wherever it is given
+    assert document["result"] == records.plain(headline(ReportData(complete), complete))
 
 
 def test_states_that_a_kill_left_are_deleted(workdir, jaxsim, monkeypatch, tmp_path):
@@ -402,27 +429,31 @@ def test_a_table_from_a_csv_file(workdir, jaxsim, tmp_path):
 
 
 def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
+    """And the proportional one, which it is compared with; each with two data seeds."""
     for folder in ("pool", "scores", "validation", "search"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
     validation = (workdir / "validation" / "validation.json").read_bytes()
     best = load_search(workdir).best
     option = f"--mixtures={workdir / 'search' / 'best.csv'}"
-    assert jaxsim("validate", option) == (0, ANY)
-    (name,) = [n for n in work if n.startswith("reference-")][:1]
-    chosen = TrainedChoice.load(workdir)
-    assert chosen.labels == [best["name"]] and chosen.reference_runs == [name]
-    manifest = open_pool(workdir).manifest(name)
-    assert manifest.mixture == best["weights"]
-    assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
-    assert chosen.mixtures == [[best["weights"].get(n, 0.0) for n in chosen.members]]
+    seeds = "--config.validate.seeds=2"
+    assert jaxsim("validate", option, seeds) == (0, ANY)
+    chosen, pool = TrainedChoice.load(workdir), open_pool(workdir)
+    assert chosen.labels == [best["name"]] * 2 + ["proportional"] * 2
+    assert set(chosen.reference_runs) <= {n for n in work if n.startswith("reference-")}
+    mine, again, other, _ = map(pool.manifest, chosen.reference_runs)
+    assert mine.mixture == again.mixture == best["weights"]
+    assert {mine.data_seed, again.data_seed} == {REFERENCE_SEED, REFERENCE_SEED + 1}
+    assert set(other.mixture) == set(chosen.members)
+    assert mine.tokens == other.tokens == pool.manifest("solo").tokens
+    assert chosen.mixtures[0] == [best["weights"].get(n, 0.0) for n in chosen.members]
     # Of what its few rows realize, nearly the chosen mixture.
-    (predicted,) = chosen.points["merge"]["outside"]
+    predicted = chosen.points["merge"]["outside"][0]
     assert predicted == pytest.approx(best["test"], rel=1e-3)
     # A chosen mixture does not change agreement.
     assert (workdir / "validation" / "validation.json").read_bytes() == validation
     assert jaxsim("report") == (0, ANY)
     work.clear()
-    assert jaxsim("validate", option) == (0, ANY)
+    assert jaxsim("validate", option, seeds) == (0, ANY)
     assert work == []
 
 
@@ -470,8 +501,8 @@ def test_runs_of_the_user_beside_trained_reference_runs(
     reference_runs = f"--runs={mixtures},{metrics}"
     capfd.readouterr()
     assert cli.main(["validate", *options, reference_runs]) == 0
-    verdict = capfd.readouterr().out.splitlines()[-1]
-    assert verdict.startswith("Verdict: ") and verdict in last_lines(workdir)
+    said = " ".join(capfd.readouterr().out.split())
+    assert f"Verdict: {headline(ReportData(workdir), workdir).trust} Next: " in said
     assert (workdir / "validation" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
     given = load_validation(workdir, files=[GIVEN])
@@ -652,3 +683,40 @@ def test_lines_that_are_not_objects_are_quarantined(fresh, tmp_path):
     assert entry["cause"] == "not a JSON object"
     summary = json.loads((corpus / "corpus.json").read_text())["summary"]
     assert summary["quarantine"]["solo"]["bad"] == {"not a JSON object": 1}
+
+
+def test_a_notebook_searches_with_other_settings_and_prints_nothing(
+    complete, tmp_path, capsys
+):
+    work = notebook.open(shutil.copytree(complete, tmp_path / "work"))
+    limited = work.search("outside", max_weight={"solo": 0.1})
+    assert limited.target == {"outside": 1.0}
+    assert limited.best["weights"].get("solo", 0.0) <= 0.1 + 1e-9
+    assert load_search(work.path).best == limited.best
+    assert not work.config.search.max_weight
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match=r"config\.search\.max_wait: unknown key"):
+        work.search(max_wait={})
+
+
+def test_a_notebook_scores_trains_and_exports_mixtures_of_its_own(complete, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    work = notebook.open(shutil.copytree(complete, tmp_path / "work"))
+    halves = {"solo": 0.5, "beta,1900-1909": 0.5}
+    scored = work.score(pandas.DataFrame([halves, {"solo": 1.0}], ["halves", "one"]))
+    frame = scored.to_pandas()
+    assert set(frame.mixture) >= {"halves", "one", "uniform"}
+    assert list(frame.filter(like="weight:")) == [f"weight:{n}" for n in tiny.MEMBERS]
+    np.testing.assert_allclose(frame.filter(like="weight:").sum(axis=1), 1)
+    again = work.score(frame.groupby("mixture").first().filter(like="weight:")[:2])
+    assert again.table.names[:2] == tuple(sorted(set(frame.mixture)))[:2]
+    one = frame.query("predictor == 'merge' and domain == 'outside' and split == 'dev'")
+    d = scored.evaluation.domains.index("outside")
+    bits_M = scored.bits_per_byte("merge", "dev")[:, d]
+    np.testing.assert_allclose(one.bits_per_byte, bits_M)
+    assert len(repr(scored).splitlines()) <= 10
+    trained = work.validate({"halves": halves}, seeds=1)
+    assert "halves" in trained.labels
+    assert work.trained.labels == trained.labels
+    path = work.export(work.path / "out", halves, recipe="json")
+    assert json.loads(path.read_text())["shares"] == halves

@@ -86,9 +86,9 @@ def killed(folder: Path, action: Callable, *arguments: Any) -> Iterator[int]:
 def found(name: str, **weights: float) -> SearchResult:
     row = {
         "name": name, "kind": "subset", "weights": weights, "scale": 1.0,
-        "dev": 2.0, "test": None, "shift": 0.0, "quadratic": None, "ensemble": None,
-        "members": None,
-        "difference": 0.0, "error": 0.0, "limit": 0.0, "tied": True,
+        "dev": 2.0, "test": None, "shift": 0.0, "test_shift": None, "quadratic": None,
+        "ensemble": None, "members": None,
+        "difference": 0.0, "error": 0.0, "limit": 0.0, "tied": True, "group": 0,
     }  # fmt: skip
     ties = {"heading": "", "resampled": "", "level": 0.9, "min_effect": 0, "count": 1}
     return SearchResult({"a": 1.0}, {"a": 1.0}, "", 1, 1, 1, ties, [row])

@@ -137,7 +137,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
 def test_progress_of_a_run(clock: Any, capsys: Any) -> None:
     shown = log.Progress("base", 10, 64, 4, 2, flops=1e12)
-    assert [s for s in range(3, 11) if shown.due(s)] == [4, 8, 10]
+    assert [s for s in range(3, 11) if shown.reached(s)] == [4, 8, 10]
     clock.now += 20  # compiling
     shown.waited(3.0)
     shown.report(4, 2.0)
@@ -152,16 +152,20 @@ def test_progress_of_a_run(clock: Any, capsys: Any) -> None:
         "input_seconds": 0.5,
         "seconds": 22.0,
     }
+    clock.now += 8  # half a minute after the run began
+    shown.report(9, 1.25)
+    clock.now += 1
+    shown.report(10, 1.0)
     assert capsys.readouterr().err.splitlines() == [
-        "base: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
-        "3.0 s waited for input, 60 s left",
-        "base: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
-        "0.5 s waited for input, 1 s left",
+        "base: step 9/10, loss 1.2500, 8 tokens/s, 0.125 TFLOP/s, "
+        "0.0 s waited for input, 8 s left",
+        "base: step 10/10, loss 1.0000, 64 tokens/s, 1 TFLOP/s, "
+        "0.0 s waited for input, 0 s left",
     ]
 
 
 def test_utilisation_is_shown_if_the_peak_is_known(clock: Any, capsys: Any) -> None:
-    shown = log.Progress("base", 2, 64, 1, flops=1e12, peak=4e12)
+    shown = log.Progress("base", 1, 64, 1, flops=1e12, peak=4e12)
     clock.now += 0.5
     assert shown.report(1, 1.0)["utilisation"] == 0.5
     assert "2 TFLOP/s (50.0% of the peak)" in capsys.readouterr().err
@@ -173,10 +177,11 @@ def test_progress_of_a_loop_is_sparse(clock: Any, capsys: Any) -> None:
             clock.now += 4
             advance(10)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "scoring: 30/200 mixtures, 68 s left"
-    assert lines[-2] == "scoring: 180/200 mixtures, 8 s left"
-    assert lines[-1] == "scoring: 200/200 mixtures in 80 s"
-    assert len(lines) == 7
+    assert lines == [
+        "scoring: 80/200 mixtures, 48 s left",
+        "scoring: 160/200 mixtures, 16 s left",
+        "scoring: 200/200 mixtures in 80 s",
+    ]
 
 
 def test_a_loop_that_fails_does_not_tell_that_it_ended(capsys: Any) -> None:
@@ -186,16 +191,32 @@ def test_a_loop_that_fails_does_not_tell_that_it_ended(capsys: Any) -> None:
     assert not capsys.readouterr().err
 
 
-def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_one_line_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a loop in a loop, it is the inner one."""
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
     monkeypatch.setattr("sys.stderr", stream)
+
+    def now() -> str:
+        assert log._line is not None
+        stream.seek(0)
+        stream.truncate()
+        log._line.refresh()
+        return stream.getvalue()
+
     with log.progress(4, "scoring", "mixtures") as advance:
-        for _ in range(4):
-            advance(1)
-    assert "scoring" in stream.getvalue()
-    assert "100%" in stream.getvalue()
-    assert "4/4" in stream.getvalue()
+        advance(3)
+        assert "scoring" in now() and "3/4" in now() and "\n" not in now()
+        with log.Progress("member a", 8, 64, 4) as run:
+            run.reached(3)
+            assert "member a " in now() and "3/8" in now()
+            run.report(4, 2.5)
+            assert "member a, loss 2.5000" in now() and "4/8" in now()
+            assert "scoring" not in now() and "\n" not in now()
+        shown = now()
+        assert "scoring" in shown
+    assert stream.getvalue().removeprefix(shown).count("\x1b[2K")  # erased
+    assert log._line is None
 
 
 def test_git_revision_is_of_this_repository_or_unknown(
@@ -239,6 +260,15 @@ def test_git_revision_is_of_this_repository_or_unknown(
     log.git_revision.cache_clear()
 
 
+def test_paragraphs_are_wrapped_and_commands_are_not(capsys: Any) -> None:
+    command = "`jaxsim search " + "--config.search.evaluations=200 " * 4 + "`"
+    log.say_wrapped("word " * 40 + command + " word" * 40)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert any(line.strip() == command for line in lines)
+    assert all(len(line) <= 100 or command in line for line in lines)
+    assert last.startswith("  word")
+
+
 def test_a_table_into_a_closed_pipe_is_a_broken_pipe(monkeypatch: Any) -> None:
     """Not rich's own exit with 1: the command line decides how to end."""
 
@@ -248,11 +278,11 @@ def test_a_table_into_a_closed_pipe_is_a_broken_pipe(monkeypatch: Any) -> None:
 
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError):
-        log.show_table("", ["a"], [["1"]])
+        log.show_table("", ["a"], [["1"]], always=True)
 
 
 def test_a_cell_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    log.show_table("[b]t", ["a[/]", ":one:"], [["[red]x", ":smile:"]])
+    log.show_table("[b]t", ["a[/]", ":one:"], [["[red]x", ":smile:"]], always=True)
     out = capsys.readouterr().out
     for cell in ("[b]t", "a[/]", ":one:", "[red]x", ":smile:"):
         assert cell in out

@@ -20,7 +20,7 @@ def test_a_messy_folder_gives_an_answer(tmp_path, capfd):
     messy.make(tmp_path / "data")
     workdir = tmp_path / "work"
     first = messy.config(tmp_path, tmp_path / "data")
-    assert tiny.run("prepare", workdir, first, "--dry-run") == 2
+    assert tiny.run("prepare", workdir, first, "--dry-run", "--verbose") == 2
     out, error = capfd.readouterr()
     assert "files left out: hidden (2)" in out and "README.md" in out
     assert "no created|added (" in out and "body.question" in out

@@ -135,15 +135,15 @@ def test_a_journal_believes_no_nan(tmp_path):
         ("", "unreadable"),
         ("[]", "not a JSON object"),
         ("[" * 100_000, "unreadable"),
-        ('{"version": 7, "x": ' + "[" * 100_000, "unreadable"),
+        ('{"version": 8, "x": ' + "[" * 100_000, "unreadable"),
         ('{"version": NaN}', "format version nan"),
-        ('{"version": 7, "record": "Sample", "share": NaN}', "Out of range float"),
-        ('{"version": 7, "record": "Sample", "share": 1e999}', "unreadable"),
-        ('{"version": 7, "record": "Other"}', "not a record of kind Sample"),
+        ('{"version": 8, "record": "Sample", "share": NaN}', "Out of range float"),
+        ('{"version": 8, "record": "Sample", "share": 1e999}', "unreadable"),
+        ('{"version": 8, "record": "Other"}', "not a record of kind Sample"),
         ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
         (
             '{"version": 99}',
-            "format version 99, .* reads 7; use the version that wrote it, .* another "
+            "format version 99, .* reads 8; use the version that wrote it, .* another "
             "--workdir",
         ),
         (b"\xff\xfe", "unreadable"),
@@ -220,9 +220,9 @@ def test_a_part_that_is_deleted_meanwhile_is_written_again(path):
 def search_result(**weights: float) -> SearchResult:
     row = {
         "name": "best", "kind": "subset", "weights": weights, "scale": 1.0,
-        "dev": 2.0, "test": None, "shift": 0.0, "quadratic": None,
+        "dev": 2.0, "test": None, "shift": 0.0, "test_shift": None, "quadratic": None,
         "ensemble": None, "members": None, "difference": 0.0, "error": 0.0,
-        "limit": 0.0, "tied": True,
+        "limit": 0.0, "tied": True, "group": 0,
     }  # fmt: skip
     ties = {"heading": "", "resampled": "", "level": 0.9, "min_effect": 0, "count": 1}
     return SearchResult({"a": 1.0}, {"a": 1.0}, "", 1, 1, 1, ties, [row])

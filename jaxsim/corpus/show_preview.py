@@ -15,9 +15,10 @@ from jaxsim.corpus.preview import (
     kept,
 )
 from jaxsim.corpus.split import SPLITS, TRAIN
-from jaxsim.log import counted, say, show_table
+from jaxsim.log import counted, detail, hidden, is_verbose, say, show_table
 
 _NAMED = 3  # files that are left out, and are named
+_MOST_ROWS = 14  # of partitions
 _FIELDS = 24  # of a source that are listed
 _MUCH_LOST = 0.2  # share of records
 _LINE = 60  # characters of a first line
@@ -44,8 +45,10 @@ def show_preview(config: Config, found: Preview) -> None:
                     f"{kept(config, place):,.0f}",
                     f"{epochs(config, place):.2f}",
                 )
-                for place in partitions
+                for place in partitions[: None if is_verbose() else _MOST_ROWS]
             ],
+            note=hidden(len(partitions), _MOST_ROWS),
+            always=True,
         )
     domains = partitions + found.places("domains")
     if domains:
@@ -77,27 +80,27 @@ def _show_source(source: Looked) -> None:
     config, tally, inputs = source.config, source.tally, source.inputs
     kinds = Counter(_ending(file.name) for file in inputs.files)
     size = sum(file.size for file in inputs.files)
+    documents = sum(
+        len(sizes) for place in source.places.values() for sizes in place.sizes.values()
+    )
     say(
         f"{source.where} {source.name!r}, reader {config.reader}: "
         f"{counted(len(inputs.files), 'file')} of {_bytes(size)} "
-        f"({', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())})"
+        f"({', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())}); "
+        f"{counted(documents, 'document')} taken"
     )
     for why, count in Counter(why for _, why in inputs.left_out).most_common():
         names = [name for name, cause in inputs.left_out if cause == why][:_NAMED]
         more = ", ..." if count > _NAMED else ""
         say(f"  files left out: {why} ({count:,}): {', '.join(names)}{more}")
-    documents = sum(
-        len(sizes) for place in source.places.values() for sizes in place.sizes.values()
-    )
     if source.share < 1:
-        say(
+        detail(
             f"  looked at the first {counted(tally.records, 'record')} of "
             f"{counted(len(source.weights), 'file')}, about "
             f"{100 * source.share:.2g}% of the text"
         )
     else:
-        say(f"  looked at all {counted(tally.records, 'record')}")
-    say(f"  taken: {counted(documents, 'document')}")
+        detail(f"  looked at all {counted(tally.records, 'record')}")
     for cause in source.causes():
         say(f"  left out: {cause}")
     wanted = tally.records - tally.filtered
@@ -108,10 +111,10 @@ def _show_source(source: Looked) -> None:
             "out; if that is not meant, look at the fields and at this source's rules"
         )
     for cause, number in tally.repaired.items():
-        say(f"  repaired: {cause} ({number:,})")
+        detail(f"  repaired: {cause} ({number:,})")
     count, first, last = source.dates
     if count:
-        say(f"  dates: {count:,}, from {first} to {last} ({config.date_field})")
+        detail(f"  dates: {count:,}, from {first} to {last} ({config.date_field})")
     if count or config.by_dates:
         for cause, number in source.no_dates.items():
             say(f"  no date: {source.counted(cause, number)}")

@@ -15,7 +15,7 @@ from jaxsim.corpus.scan import ALL_SPLITS
 from jaxsim.corpus.split import BASE, BASE_TEXT, PARTITIONS, TRAIN, Place
 from jaxsim.corpus.store import Corpus, Domain
 from jaxsim.corpus.tasks import CAUSES
-from jaxsim.log import counted, say, show_table
+from jaxsim.log import counted, detail, say, show_table
 
 FILTERED = "not in `where`"
 _NAMED = 5  # files that are named
@@ -92,13 +92,13 @@ def show_summary(corpus: Corpus) -> None:
     if corpus.base:
         documents = counted(corpus.base.documents, "document")
         base = f"base text of {corpus.base.tokens:,} tokens ({documents})"
-    say(
+    detail(
         f"corpus: {counted(len(corpus.units), 'unit')} of {corpus.budget_tokens:,} "
         f"tokens, {counted(len(corpus.domains), 'domain')}, {base}, "
         f"vocabulary of {tokenizer.vocab_size:,}"
     )
     begin, end = tokenizer.begin_of_text_token, tokenizer.end_of_text_token
-    say(
+    detail(
         f"begin-of-text: {begin!r}, id {tokenizer.begin_of_text}; "
         f"end-of-text: {end!r}, id {tokenizer.end_of_text}"
     )
@@ -109,11 +109,7 @@ def show_summary(corpus: Corpus) -> None:
             f"texts {did} with {other!r}, set config.corpus.tokenizer.{key}={other!r}, "
             "and run `jaxsim prepare --refreeze`"
         )
-    columns = (
-        "partition or domain", "read", "bad", "left out", "duplicate", "near duplicate",
-        "overlapping", "held out", "not needed", "kept", "tokens", "epochs",
-    )  # fmt: skip
-    rows, warnings = _rows(corpus)
+    columns, rows, warnings = document_rows(corpus)
     show_table("documents", columns, rows)
     for line in warnings:
         say(line)
@@ -137,11 +133,15 @@ def show_summary(corpus: Corpus) -> None:
         )
 
 
-def _rows(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
-    """Rows of the table by partition and domain, and warnings about them.
+def document_rows(corpus: Corpus) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
+    """Columns and rows of the table by partition and domain, and warnings about them.
 
     Bad records have no partition: a source that is cut has a row of its own.
     """
+    columns = (
+        "partition or domain", "read", "bad", "left out", "duplicate", "near duplicate",
+        "overlapping", "held out", "not needed", "kept", "tokens", "epochs",
+    )  # fmt: skip
     summary, rows, warnings = corpus.record.summary, list[list[str]](), list[str]()
     seen: set[str] = set()
     for name, source in summary["sources"].items():
@@ -191,7 +191,7 @@ def _rows(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
             warnings.append(
                 f"{kind} {name} loses {lost / whole:.0%} of {whole:,} documents: {why}"
             )
-    return rows, warnings
+    return columns, rows, warnings
 
 
 def _number(value: int) -> str:

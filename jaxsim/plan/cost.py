@@ -120,6 +120,10 @@ def scoring_costs(
         )
         if count
     ]
+    if members > 1:
+        # At most: of domains beside the target, it takes config.score.windows.
+        each, count = tokens(0, TEST), _GRADIENT + CHECKS
+        costs.append(Cost("the answer's closed form, on test", count, count * each, 1))
     return costs + (_closed_form(on_table) if predicted else [])
 
 
@@ -131,10 +135,10 @@ def _closed_form(tokens: float) -> list[Cost]:
     ]
 
 
-def show_closed_form(members: int) -> None:
-    """Prints what very many mixtures cost, in closed form and merged."""
+def closed_form_sentence(members: int) -> str:
+    """What very many mixtures cost, in closed form and merged."""
     first, then = members + 1, round(sum(cost.work for cost in _closed_form(1)))
-    say(
+    return (
         f"{_MERGES:,} mixtures and more, predicted in closed form: {first + then} "
         f"forward passes over the text that is scored ({first} base and members, "
         f"{_GRADIENT} for a gradient, {CHECKS} checks), {then} if the members are "
@@ -179,13 +183,14 @@ def show_costs(
         "A token that is trained on costs as much as three that are scored.",
     )
     flops = LanguageModel(config.model, vocabulary).forward_flops(1)
-    warn_of_scoring(training, scoring, flops)
+    if warning := warning_of_scoring(training, scoring, flops):
+        say(warning)
 
 
-def warn_of_scoring(
+def warning_of_scoring(
     training: Sequence[Cost], scoring: Sequence[Cost], forward: float
-) -> None:
-    """Prints a warning if scoring outweighs training by far.
+) -> str:
+    """A warning, if scoring outweighs training by far.
 
     Args:
       training: all training.
@@ -194,9 +199,9 @@ def warn_of_scoring(
     """
     trained, scored = _work(training), _work(scoring)
     if scored <= _MUCH * trained or forward * scored <= _LITTLE_FLOPS:
-        return
+        return ""
     most = max(scoring, key=lambda cost: cost.work)
-    say(
+    return (
         f"WARNING: scoring costs {scored / trained:,.0f} times as much as all "
         f"training; most of it is {most.name}, {most.count:,} times "
         f"{most.tokens / most.count:,.0f} tokens. Lower "

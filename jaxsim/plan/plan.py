@@ -1,8 +1,9 @@
 """What a configuration needs and costs on some devices."""
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypedDict
 
 import jax
 
@@ -11,19 +12,18 @@ from jaxsim.corpus import open_corpus
 from jaxsim.corpus.tokenizer import tokenizer_from_config
 from jaxsim.devices import is_cpu
 from jaxsim.errors import UserError
-from jaxsim.log import counted, say, show_table
+from jaxsim.log import counted, detail, is_verbose, say_wrapped, show_table
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan.cost import (
     Evaluation,
+    closed_form_sentence,
     evaluation_of,
     scoring_costs,
-    show_closed_form,
     training_costs,
-    warn_of_scoring,
+    warning_of_scoring,
 )
 from jaxsim.plan.programs import (
-    CompileReport,
     chip_of,
     compile_program,
     devices_of,
@@ -44,6 +44,54 @@ _CHANGES = (
     "set config.score.deltas='bfloat16', raise config.score.model_axis, or lower "
     "config.score.rows and config.score.loss_chunk",
 )
+
+
+_PARTS = ("temporaries", "outputs", "donated")  # of the memory; among details
+ALL_TRAINING, ALL_SCORING = "all training", "all scoring"
+
+
+class PlannedProgram(TypedDict):
+    """A compiled program; memory in bytes of one chip."""
+
+    name: str  # what it computes, and over which devices
+    arguments: int  # what a call takes
+    temporaries: int | None  # None, like the next two, if the compiler refused it
+    outputs: int | None  # what a call returns
+    donated: int | None  # of the outputs, in the memory of arguments
+    needed: int  # in total
+    memory: int  # that it may use; 0 if unknown
+    change: str  # what to change so that it fits; '' if it does
+    flops: float  # model FLOPs of one call, on one chip
+    seconds: float | None  # of one call; None if the chip's rate is unknown
+    compile_seconds: float  # that this took
+
+
+class PlannedCost(TypedDict):
+    """The cost of all models of one kind."""
+
+    what: str  # the kind
+    number: int | None  # of models; None of a total
+    tokens: float  # of all of them
+    flops: float  # model FLOPs
+    chip_seconds: float | None  # None if the chip's rate is unknown
+
+
+class Plan(TypedDict):
+    """What fits on some chips, and what it costs."""
+
+    topology: str  # or 'the attached devices'
+    chips: int  # how many
+    chip: str  # its kind
+    source: str  # of its memory and rate
+    memory: int  # bytes of one chip; 0 if unknown
+    rate: float  # FLOP/s of one chip; 0 if unknown
+    utilization: float  # share of the rate that programs reach
+    parameters: int  # of the model
+    vocabulary: int  # entries
+    members: int  # of the pool
+    programs: list[PlannedProgram]  # one run, parallel runs, scoring
+    costs: list[PlannedCost]  # by kind of model, then the totals
+    warning: str  # of scoring that outweighs training; '' if it does not
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +141,10 @@ def _vocabulary(config: Config) -> int:
     return tokenizer_from_config(tokenizer, ()).vocab_size
 
 
-def show_plan(
+def make_plan(
     config: Config, sizes: Sizes, topology: str | None, utilization: float
-) -> None:
-    """Compiles the programs of a pool, and prints what fits and what it costs.
+) -> Plan:
+    """Compiles the programs of a pool: what fits, and what it costs.
 
     It runs none of them and allocates no model. Without a `topology`, it is about the
     attached devices. `utilization` is model FLOPs as a share of the peak rate.
@@ -122,79 +170,127 @@ def show_plan(
         compile_program(train_step(config, model, devices, parallel=True)),
         compile_program(scoring(config, model, sizes.members, devices)),
     ]
-    room = memory, memory, limit
 
-    def seconds(flops: float) -> float:
-        """Seconds of one chip; not a number if its rate is unknown."""
-        return flops / (chip.rate * utilization) if chip.rate else math.nan
+    def seconds(flops: float) -> float | None:
+        """Seconds of one chip; None if its rate is unknown."""
+        return flops / (chip.rate * utilization) if chip.rate else None
 
-    rate = f"{chip.rate / 1e12:.4g} TFLOP/s" if chip.rate else "unknown rate"
-    say(
-        f"plan for {topology or 'the attached devices'}: {len(devices)} x {chip.kind}, "
-        f"{_bytes(memory) if memory else 'unknown memory'} and {rate} each "
-        f"({chip.source}); {model.parameter_count():,} parameters, vocabulary "
-        f"{sizes.vocabulary:,}, {counted(sizes.members, 'member')}"
-    )
-    columns = ["program", "arguments", "temporaries", "output", "donated", "needed"]
-    show_table(
-        "per chip, one call of each program",
-        [*columns, "of memory", "model TFLOP", "seconds"],
-        [
-            _row(report, most, seconds(report.flops))
-            for report, most in zip(reports, room, strict=True)
-        ],
-        f"Seconds at {utilization:.0%} of the peak rate, without waiting for other "
-        "chips. Scoring on CPUs needs what the whole process needs.",
-    )
-    for report, most, change in zip(reports, room, _CHANGES, strict=True):
-        if not report.fits(most):
-            available = report.refused[1] if report.refused else most
-            say(
-                f"DOES NOT FIT: {report.name}: {_bytes(report.needed)} of "
-                f"{_bytes(available)}; {change}"
-            )
+    programs = [
+        PlannedProgram(
+            name=report.name,
+            arguments=m.arguments if (m := report.memory) else report.arguments,
+            temporaries=m.temporaries if m else None,
+            outputs=m.outputs if m else None,
+            donated=m.donated if m else None,
+            needed=report.needed,
+            memory=report.refused[1] if report.refused else most,
+            change="" if report.fits(most) else change,
+            flops=report.flops,
+            seconds=seconds(report.flops),
+            compile_seconds=report.seconds,
+        )
+        for report, most, change in zip(
+            reports, (memory, memory, limit), _CHANGES, strict=True
+        )
+    ]
     trained = training_costs(config, sizes.members)
     scored = scoring_costs(config, sizes.members, sizes.evaluation)
     forward = model.forward_flops(1)
-    rows = []
-    for name, count, costs in (
-        *((c.name, f"{c.count:,}", [c]) for c in trained + scored),
-        ("all training", "", trained),
-        ("all scoring", "", scored),
+    costs = []
+    for name, count, part in (
+        *((c.name, c.count, [c]) for c in trained + scored),
+        (ALL_TRAINING, None, trained),
+        (ALL_SCORING, None, scored),
     ):
-        flops = forward * sum(c.work for c in costs)
-        hours = seconds(flops) / 3600
-        rows.append(
-            [
-                name,
-                count,
-                f"{sum(c.tokens for c in costs):,.4g}",
-                f"{flops:.3g}",
-                f"{hours:,.4g}",
-                f"{hours / len(devices):,.3g}",
-            ]
+        flops = forward * sum(c.work for c in part)
+        whole = seconds(flops)
+        tokens = sum(c.tokens for c in part)
+        costs.append(
+            PlannedCost(
+                what=name, number=count, tokens=tokens, flops=flops, chip_seconds=whole
+            )
         )
-    columns = ["what", "number", "tokens", "FLOP", "chip-hours"]
-    show_table(
-        f"cost of the pool at {utilization:.0%} of the peak rate",
-        [*columns, f"hours on {counted(len(devices), 'chip')}"],
-        rows,
-    )
-    show_closed_form(sizes.members)
+    warning = ""
     if sizes.evaluation is not None:
-        warn_of_scoring(trained, scored, forward)
+        warning = warning_of_scoring(trained, scored, forward)
+    return Plan(
+        topology=topology or "the attached devices",
+        chips=len(devices),
+        chip=chip.kind,
+        source=chip.source,
+        memory=memory,
+        rate=chip.rate,
+        utilization=utilization,
+        parameters=model.parameter_count(),
+        vocabulary=sizes.vocabulary,
+        members=sizes.members,
+        programs=programs,
+        costs=costs,
+        warning=warning,
+    )
 
 
-def _row(report: CompileReport, memory: int, seconds: float) -> list[str]:
-    m = report.memory  # None if the compiler refused
-    arguments = report.arguments if m is None else m.arguments
-    parts = [getattr(m, part, None) for part in ("temporaries", "outputs", "donated")]
+def show_plan(plan: Plan) -> None:
+    """Prints what fits and what it costs; single costs are details."""
+    memory, rate = plan["memory"], plan["rate"]
+    say_wrapped(
+        f"plan for {plan['topology']}: {plan['chips']} x {plan['chip']}, "
+        f"{_bytes(memory) if memory else 'unknown memory'} and "
+        f"{f'{rate / 1e12:.4g} TFLOP/s' if rate else 'unknown rate'} each "
+        f"({plan['source']}); {plan['parameters']:,} parameters, vocabulary "
+        f"{plan['vocabulary']:,}, {counted(plan['members'], 'member')}"
+    )
+    show_table(
+        "per chip, one call of each program",
+        [
+            *("program", "arguments", *(_PARTS if is_verbose() else ())),
+            *("needed", "of memory", "model TFLOP", "seconds"),
+        ],
+        [_row(program) for program in plan["programs"]],
+        always=True,
+    )
+    for program in plan["programs"]:
+        if program["change"]:
+            say_wrapped(
+                f"DOES NOT FIT: {program['name']}: {_bytes(program['needed'])} of "
+                f"{_bytes(program['memory'])}; {program['change']}"
+            )
+    columns = ["what", "number", "tokens", "FLOP", "chip-hours"]
+    rows = [_cost(cost, plan["chips"]) for cost in plan["costs"]]
+    show_table(
+        f"cost of the pool at {plan['utilization']:.0%} of the peak rate",
+        [*columns, f"hours on {counted(plan['chips'], 'chip')}"],
+        rows if is_verbose() else rows[-2:],
+        always=True,
+    )
+    detail(closed_form_sentence(plan["members"]))
+    if plan["warning"]:
+        say_wrapped(plan["warning"])
+
+
+def _cost(cost: PlannedCost, chips: int) -> list[str]:
+    seconds, number = cost["chip_seconds"], cost["number"]
     return [
-        report.name,
-        *map(_bytes, [arguments, *parts, report.needed]),
-        f"{report.needed / memory:.0%}" if memory else "?",
-        f"{report.flops / 1e12:.4g}",
-        f"{seconds:.3g}",
+        cost["what"],
+        "" if number is None else f"{number:,}",
+        f"{cost['tokens']:,.4g}",
+        f"{cost['flops']:.3g}",
+        "?" if seconds is None else f"{seconds / 3600:,.4g}",
+        "?" if seconds is None else f"{seconds / 3600 / chips:,.3g}",
+    ]
+
+
+def _row(program: PlannedProgram) -> list[str]:
+    parts: Mapping[str, Any] = program
+    memory, seconds = program["memory"], program["seconds"]
+    return [
+        program["name"],
+        _bytes(program["arguments"]),
+        *(_bytes(parts[name]) for name in (_PARTS if is_verbose() else ())),
+        _bytes(program["needed"]),
+        f"{program['needed'] / memory:.0%}" if memory else "?",
+        f"{program['flops'] / 1e12:.4g}",
+        "?" if seconds is None else f"{seconds:.3g}",
     ]
 
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsim.config import Config
 from jaxsim.devices import Chip, Memory, TooLarge, known_chip, memory_of
 from jaxsim.errors import UserError
-from jaxsim.log import counted, say
+from jaxsim.log import counted, detail
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluator import Programs
@@ -183,7 +183,7 @@ def compile_program(program: Program) -> CompileReport:
         refused, needed = (error.needed, error.available), error.needed
     seconds = time.monotonic() - begin
     what = "compiled" if memory else "refused by the compiler"
-    say(f"{program.name}: {what} after {seconds:.1f} s")
+    detail(f"{program.name}: {what} after {seconds:.1f} s")
     return CompileReport(
         name=program.name,
         seconds=seconds,

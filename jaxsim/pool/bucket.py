@@ -24,7 +24,7 @@ from jaxsim.config import CorpusConfig
 from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.errors import DamagedError, JaxsimError, UserError
-from jaxsim.log import say
+from jaxsim.log import detail
 from jaxsim.pool.digests import differences, files_below
 from jaxsim.pool.lock import holding, wait_for_others
 from jaxsim.pool.manifest import (
@@ -128,7 +128,7 @@ class Bucket:
         if (manifest := self.manifest(entry)) is None:
             return False
         if not is_published(entry):
-            say(f"{title(manifest.kind, entry.name)}: fetched from {self}")
+            detail(f"{title(manifest.kind, entry.name)}: fetched from {self}")
             self._fetch(entry, manifest)
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
@@ -205,7 +205,7 @@ class Bucket:
         for entry in entries:
             if (shared := self.manifest(entry)) is None:
                 manifest = read_manifest(entry)
-                say(f"{title(manifest.kind, entry.name)}: sent to {self}")
+                detail(f"{title(manifest.kind, entry.name)}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
                     self.publish(entry, manifest)
                 shared = self.manifest(entry) or manifest
@@ -239,7 +239,7 @@ class Bucket:
         elif here:
             self._send_corpus()
         elif shared:
-            say(f"corpus: fetched from {self}")
+            detail(f"corpus: fetched from {self}")
             for folder in store.folders_of(self.workdir, shared):
                 if not folder.exists():
                     self._fetch_data(folder)
@@ -285,7 +285,7 @@ class Bucket:
         assert here is not None
         there = self.objects.list("corpus")
         if shared is None or _shared(shared) != _shared(here):
-            say(f"corpus: sent to {self}")
+            detail(f"corpus: sent to {self}")
         for folder in store.folders_of(self.workdir, here):  # replaces lost objects
             for name, size in files_below(folder).items():
                 if there.get(f"{folder.name}/{name}") != size:

@@ -18,7 +18,7 @@ from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
 from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.log import counted, provenance, say
+from jaxsim.log import counted, detail, provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
 from jaxsim.pool.digests import differences, first_non_finite, params_digest
 from jaxsim.pool.group import PREFIX, Group, delete_group, recorded
@@ -86,9 +86,9 @@ def train_missing(
         begun = recorded(builder.states)
         if missing:
             builder.check_room(len(missing))
-            say(f"pool: {len(missing)} of {counted(len(runs), 'run')} to train")
+            detail(f"pool: {len(missing)} of {counted(len(runs), 'run')} to train")
         else:
-            say(f"pool: {counted(len(runs), 'run')}, nothing to train")
+            detail(f"pool: {counted(len(runs), 'run')}, nothing to train")
         if missing or begun:
             builder.train(missing)
 
@@ -437,13 +437,13 @@ def publish_for_all(entry: Path, manifest: Manifest, bucket: Bucket | None) -> N
         try:
             if bucket is not None:  # its manifest decides for all workdirs
                 bucket.publish(entry, manifest)
-                say(f"{title(manifest.kind, manifest.name)}: sent to {bucket}")
+                detail(f"{title(manifest.kind, manifest.name)}: sent to {bucket}")
         except StoreError:
             publish(entry, manifest)  # the next start sends it
             raise
         publish(entry, manifest)
     except AlreadyPublished as lost:
-        say(str(lost))
+        detail(str(lost))
         if bucket is not None:
             clear_leftovers(entry)
             bucket.fetched(entry)

@@ -1,4 +1,4 @@
-"""The answer of a search in sentences, and what training the mixture gave.
+"""What a search found, and what training its choice gave, in sentences.
 
 A search picks the mixture where its predictor errs in its own favor. A trained
 choice therefore says nothing about agreement, only whether the choice held.
@@ -6,7 +6,6 @@ choice therefore says nothing about agreement, only whether the choice held.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -15,76 +14,17 @@ from jaxsim.errors import command_line
 from jaxsim.log import counted
 from jaxsim.report.table import listed, number, percent, signed, target, weights
 from jaxsim.scoring.table import STANDARD_MERGES
-from jaxsim.search.result import BEST, Ranking, SearchResult, is_single
+from jaxsim.search.result import Ranking, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
-from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
+from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.calibration import LEVEL, reach_of
 from jaxsim.validation.measured import TrainedChoice, targets_of
 from jaxsim.validation.validate import Validation
 
 Lines = list[tuple[str, str]]
 REPLICATES = 4  # for a first estimate of noise
-# Mixtures are rounded before they are trained; no run can resolve this difference.
-_SAME_MIXTURE = 1e-4
-
-
-def answer(
-    found: SearchResult | None,
-    validation: Validation | None,
-    workdir: str = "DIR",
-    token_multiplier: float | None = None,
-    chosen: TrainedChoice | None = None,
-) -> Lines:
-    """Best mixture, ties, commands and open questions, each with its label.
-
-    Args:
-      found, validation, chosen: the last results, as far as there are any.
-      workdir: as written in commands.
-      token_multiplier: tokens of a reference run / tokens of a member, if known.
-    """
-    if found is None:
-        run = f"`{command_line('run', workdir)}`"
-        lines = [("Best mixture", "None yet. No search was run.")]
-        lines.append(("Next", f"{run} runs every missing step."))
-        return [*lines, _open(None, validation, token_multiplier, False)]
-    if validation is not None and not found.basis.same_pool(validation.basis):
-        validation = None  # it says nothing about this search
-    marks = (note.partition(": ") for note in found.notes)
-    lines = [(word, text) for word, _, text in marks]
-    if found.within_limits:
-        lines.append(("Best mixture", _best(found)))
-    else:
-        text = "No scored mixture keeps every limit of config.search.max_regression."
-        lines.append(("NO BEST MIXTURE", f"{text} The nearest: {_best(found)}"))
-    lines += [("WARNING", text) for text in found.warnings]
-    lines.append(("Ties", ties_sentence(found)))
-    lines += _sources(found)
-    trained = _trained_best(found, validation, chosen)
-    if trained:
-        lines.append(("Trained", trained))
-    why, command = next_command(found, validation, workdir, token_multiplier)
-    steps = [("Next", f"{why}{f': `{command}`' if command else '.'}")] if why else []
-    is_known = bool(trained) or _is_member(found)
-    if not is_known and found.within_limits:
-        train = ("Train it", f"`{train_command(workdir, token_multiplier)}`")
-        first = about_training(found) and _enough(validation)
-        steps.insert(0 if first else len(steps), train)
-    return [*lines, *steps, _open(found, validation, token_multiplier, is_known)]
-
-
-def _best(found: SearchResult) -> str:
-    value = number(found.predicted(found.best, "dev"))
-    shares = "" if is_single(found.best) else " (shares of tokens)"
-    text = (
-        f"{weights(found.best['weights'])}{shares}. Predicted loss on "
-        f"{target(found.named, found.objective)}, dev text: {value} bits per byte"
-    )
-    if found.objective == "mean" and all(n in found.domains for n in found.target):
-        bits = sum(w * found.domains[n]["base"] for n, w in found.target.items())
-        text += f" (base model: {number(bits / sum(found.target.values()))})"
-    if _is_member(found):
-        text += ". It is a member, trained as long as the reference runs"
-    return f"{text}."
+_SAME_MIXTURE = 1e-4  # share of the tokens
+_MOST_SIMPLE = 3  # mixtures that a sentence names
 
 
 def no_error(found: SearchResult) -> bool:
@@ -112,16 +52,24 @@ def ties_sentence(found: SearchResult) -> str:
         basis = "error of reference runs included"
     text = (
         f"{found.ties['count'] - 1:,} of "
-        f"{counted(found.searched - 1, 'other mixture')} cannot be distinguished "
-        f"from it ({found.ties['level']:.0%} simultaneous, {basis})"
+        f"{counted(found.searched - 1, 'other mixture')} cannot be told apart from it "
+        f"({found.ties['level']:.0%} simultaneous, {basis})"
     )
-    tied = [row for row in found.rows[1:] if row["tied"]]
-    standard = [r["name"] for r in tied if r["kind"] in STANDARD_MERGES or is_single(r)]
-    if tied:
-        text += f", e.g. {listed([row['name'] for row in tied[:3]])}"
-    if standard:
-        text += f". It is not significantly better than {listed(standard[:4])}"
+    if simple := simpler(found):
+        text += f", among them {listed(simple[:_MOST_SIMPLE])}"
     return f"{text}."
+
+
+def simpler(found: SearchResult) -> list[str]:
+    """What ties and is easier to say than weights: 'a alone', 'uniform', 'a + b'.
+
+    Those of the fewest sources first.
+    """
+    kinds = (*STANDARD_MERGES, "subset")
+    tied = [r for r in found.rows[1:] if r["tied"]]
+    tied = [r for r in tied if r["kind"] in kinds or is_single(r)]
+    tied.sort(key=lambda row: len(row["weights"]))
+    return [f"{r['name']} alone" if is_single(r) else r["name"] for r in tied]
 
 
 def shift_sentence(found: SearchResult) -> str:
@@ -205,39 +153,6 @@ def _ranking(ranking: Ranking) -> str:
     return f"{text}. All mixtures that are shown are real merges."
 
 
-def _sources(found: SearchResult) -> Lines:
-    """How far each weight may move, and how often the planned run reads each text."""
-    used = {name: row for name, row in found.sources.items() if row["weight"] > 0}
-    ordered = sorted(used.items(), key=lambda pair: -pair[1]["weight"])
-    lines = []
-    ranges = [
-        f"{name} unknown"
-        if row["low"] is None
-        else f"{name} {number(row['low'], 2)} to {number(row['high'], 2)}"
-        for name, row in ordered
-    ]
-    if any(row["low"] is not None for _, row in ordered):
-        text = (
-            f"{listed(ranges, 8)}. The quadratic expects mixtures in these ranges to "
-            f"be at most {number(found.range_limit)} bits per byte worse than the "
-            "best, the limit for the last mixture that ties."
-        )
-        lines.append(("Range of weights", text))
-    epochs = [
-        f"{name} {number(row['epochs'], 2)}"
-        + (
-            f" (extrapolated: its member {number(row['member_epochs'], 2)})"
-            if row["extrapolated"]
-            else ""
-        )
-        for name, row in ordered
-        if row["epochs"] is not None
-    ]
-    if epochs:
-        lines.append(("Epochs in the planned run", f"{', '.join(epochs)}."))
-    return lines
-
-
 def next_command(
     found: SearchResult,
     validation: Validation | None,
@@ -279,12 +194,6 @@ def next_command(
     return "Narrow the ties with more dev text or more reference runs", ""
 
 
-def train_command(workdir: str, token_multiplier: float | None = None) -> str:
-    """Trains the best mixture of the last search, as long as other runs."""
-    path = PurePosixPath(workdir) / "search" / BEST
-    return _validate(workdir, token_multiplier, f"--mixtures={path}")
-
-
 def _validate(workdir: str, token_multiplier: float | None, *flags: str) -> str:
     """Trains runs as long as those that there are."""
     if token_multiplier is not None and not math.isclose(token_multiplier, 1.0):
@@ -297,44 +206,6 @@ def _enough(validation: Validation | None) -> bool:
     return validation is not None and (
         validation.given or len(validation.reference_runs) >= ENOUGH_RUNS
     )
-
-
-def _is_member(found: SearchResult) -> bool:
-    """Whether the best is one member, and runs are as long as members."""
-    return is_single(found.best) and found.singles_known
-
-
-def _open(
-    found: SearchResult | None,
-    validation: Validation | None,
-    token_multiplier: float | None,
-    is_trained: bool,
-) -> tuple[str, str]:
-    """Everything that the report leaves open."""
-    left = []
-    if found is None or not about_training(found):
-        used = "no reference runs used"
-        if validation is not None:
-            held_out = counted(len(validation.reference_runs), "held-out run")
-            used = f"no search used the {held_out}"
-        left.append(f"whether merges predict training ({used})")
-    if validation is not None:
-        if (runs := len(validation.reference_runs)) < ENOUGH_RUNS:
-            held_out = counted(runs, "held-out run")
-            left.append(f"how well merges rank ({held_out}, fewer than {ENOUGH_RUNS})")
-        low = [name for name, v in validation.ceilings.items() if v < BELOW_NOISE]
-        if not validation.replicates:
-            left.append("training noise (no replicates)")
-        elif low:
-            what = counted(len(low), "target")
-            left.append(f"{what} below the noise floor ({listed(low, 3)})")
-    if found is not None and not is_trained:
-        left.append("the loss of the best mixture when trained (it was not trained)")
-    longer = "longer training or other learning rates"
-    if token_multiplier is not None:
-        longer += f" (reference runs at token multiplier {token_multiplier:g} only)"
-    left += [longer, "larger models and accuracy on tasks (not measured)"]
-    return "Open questions", f"{'; '.join(left)}."
 
 
 # What training the chosen mixtures gave.
@@ -357,11 +228,11 @@ class Trained(NamedTuple):
     trained: float
     merge: float
 
-    def has(self, parts: Mapping[str, float]) -> bool:
-        """Whether it is this mixture."""
-        both = {*parts, *self.mixture}
-        gaps = [abs(parts.get(n, 0.0) - self.mixture.get(n, 0.0)) for n in both]
-        return max(gaps) < _SAME_MIXTURE
+
+def same_mixture(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether no run could tell two mixtures apart: they are rounded for training."""
+    gaps = [abs(one.get(n, 0.0) - other.get(n, 0.0)) for n in {*one, *other}]
+    return max(gaps) < _SAME_MIXTURE
 
 
 def on_target(
@@ -392,40 +263,16 @@ def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
     return Usual(offset - reach, offset + reach, residual.reference_runs)
 
 
-def _trained_best(
-    found: SearchResult, validation: Validation | None, chosen: TrainedChoice | None
-) -> str:
-    """What training the best mixture gave; '' if it was not trained."""
-    best = _find(found.best["weights"], found, chosen, validation)
-    if best is None:
-        return ""
-    text = (
-        f"as {best.reference}: {number(best.trained)} bits per byte on test text; "
-        f"the merge predicted {number(best.merge)}."
-    )
-    if validation is None or best.reference in validation.reference_runs:
-        return text
-    return f"{text} {_gap(best, usual(validation, found.target))}"
-
-
 def outcomes(
     chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
 ) -> list[str]:
-    """What each mixture gave, whether that is usual, and its rivals."""
+    """What each run gave, and whether that is usual."""
     aim, known, lines = aim_of(chosen, found), None, []
     if validation is not None and validation.basis.same_pool(chosen.basis):
         known = usual(validation, aim)
     for one in runs_on(chosen, aim):
         text = f"{one.label} ({weights(one.mixture, 4)}) on {target(aim)}: "
         lines.append(text + _gap(one, known))
-        if found is not None and found.basis.same_pool(chosen.basis):
-            for rival, trained in _rivals(one, found, chosen):
-                gap = trained - one.trained
-                lines.append(
-                    f"{one.label} is {number(abs(gap))} "
-                    f"{'better' if gap > 0 else 'worse'} than {rival} "
-                    f"({number(trained)}), training noise included."
-                )
     return lines
 
 
@@ -445,22 +292,6 @@ def _gap(one: Trained, known: Usual | None) -> str:
     )
 
 
-def _rivals(
-    one: Trained, found: SearchResult, chosen: TrainedChoice
-) -> Iterator[tuple[str, float]]:
-    """Trained standard mixtures and the best member, and their losses."""
-    for row in found.rows:
-        if row["kind"] not in STANDARD_MERGES or one.has(row["weights"]):
-            continue
-        if rival := _find(row["weights"], found, chosen):
-            yield f"{row['name']}, trained as {rival.reference}", rival.trained
-    singles = [row for row in found.rows if is_single(row) and row["test"] is not None]
-    # Values of the worst case are not on the scale of a trained mean.
-    if singles and found.objective == "mean":
-        best = min(singles, key=lambda row: float(row["test"]))
-        yield f"the member {next(iter(best['weights']))}", best["test"]
-
-
 def runs_on(
     result: TrainedChoice | Validation, aim: Mapping[str, float]
 ) -> Iterator[Trained]:
@@ -473,21 +304,3 @@ def runs_on(
     for i, mixture in enumerate(result.mixtures):
         parts = dict(zip(result.members, mixture, strict=True))
         yield Trained(labels[i], runs[i], parts, reference_M[i], merge_M[i])
-
-
-def _find(
-    parts: Mapping[str, float],
-    found: SearchResult,
-    *results: TrainedChoice | Validation | None,
-) -> Trained | None:
-    """A mixture among the runs on the pool and text of a search."""
-    for result in results:
-        if (
-            result is not None
-            and found.basis.same_pool(result.basis)
-            and set(found.target) <= set(result.points["reference"])
-        ):
-            for one in runs_on(result, found.target):
-                if one.has(parts):
-                    return one
-    return None

@@ -1,19 +1,22 @@
 """Everything that a report is about, read from a workdir.
 
-Nothing is computed twice, and no window is read. What is missing is named with
-the command that makes it, so a report can be written at any moment.
+Nothing is computed twice, and no text is read but the target's. What is missing is
+named with the command that makes it, so a report can be written at any moment.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import pyarrow as pa
 
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus.names import Labels
 from jaxsim.corpus.split import SPLITS
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import read_metrics
 from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -21,13 +24,18 @@ from jaxsim.records import check_tree, from_plain, need
 from jaxsim.scoring.evaluation import current_basis, gaps
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.store import ScoreStore
+from jaxsim.search.closed_form import ClosedForm
 from jaxsim.search.result import load_search
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import GIVEN, TRAINED, load_validation
 
-KINDS = ("member", "reference", "replicate")
+KINDS = {
+    "member": "members", "reference": "reference runs", "replicate": "reference runs"
+}  # fmt: skip
 BASE = Labels.BASE
+_EXCERPTS, _LETTERS = 2, 300  # of the target's text
+_POINTS = 200  # of a learning curve
 _SOURCES = (
     "corpus/corpus.json", "base/manifest.json", "pool/pool.json",
     f"scores/{STANDARD}.parquet", Diagnostics.FILE, TRAINED, GIVEN, TrainedChoice.FILE,
@@ -59,6 +67,7 @@ class ReportData:
         mixture and domain; NaN where nothing was scored.
       given: agreement with the user's runs, where `validation` is about runs
         trained here.
+      closed: the closed form of a search.
       missing: 'what: not done: run `jaxsim ...`'.
       stale: parts that were computed from something else than is there now.
       sources: SHA-256 of the files that were read, by path in the workdir.
@@ -69,6 +78,7 @@ class ReportData:
 
     def __init__(self, workdir: Path) -> None:
         check_tree(workdir)
+        self._workdir = workdir
         there = {
             path: workdir / path for path in _SOURCES if (workdir / path).is_file()
         }
@@ -90,6 +100,7 @@ class ReportData:
         if self.validation is not None and not self.validation.given:
             self.given = load_validation(workdir, files=[GIVEN])
         self.found = load_search(workdir) if "search/result.json" in there else None
+        self.closed = ClosedForm.load(workdir)
         self.chosen = TrainedChoice.load(workdir)
         self.sources = {
             path: hashlib.sha256(file.read_bytes()).hexdigest()
@@ -126,6 +137,38 @@ class ReportData:
             for what, command, part in (*needed[3:], *others)
             if part and (changed := part.basis.difference(now) if now else lost)
         ]
+
+    @functools.cached_property
+    def curves(self) -> list[tuple[str, list[int], list[float]]]:
+        """Kind, steps and losses of each run whose metrics are there."""
+        kinds = {name: KINDS[m.kind] for name, m in self.entries.items()}
+        found = []
+        for name, kind in ({BASE: "base model"} | kinds).items():
+            path = self._workdir / "metrics" / f"{name}.jsonl"
+            rows = read_metrics(path) if path.is_file() else []
+            rows = [row for row in rows if row["loss"] is not None]
+            if rows := rows[:: 1 + len(rows) // _POINTS]:
+                steps, losses = ([row[key] for row in rows] for key in ("step", "loss"))
+                found.append((kind, steps, losses))
+        return found
+
+    @functools.cached_property
+    def excerpts(self) -> list[tuple[str, str]]:
+        """Domain and beginning of some documents of the search's target, dev text."""
+        if self.corpus is None or self.found is None:
+            return []
+        aimed = [name for name in self.found.target if name in self.corpus.domains]
+        each = 1 + (len(aimed) < _EXCERPTS)
+        found = []
+        for name in aimed[:_EXCERPTS]:
+            windows = self.corpus.evaluation(name, "dev")
+            firsts = np.unique(windows.document_R, return_index=True)[1][:each]
+            for tokens_L1 in windows.tokens_RL1[firsts]:
+                text = " ".join(self.corpus.tokenizer.decode(tokens_L1).split())
+                if len(text) > _LETTERS:
+                    text = f"{text[:_LETTERS].rstrip()}…"
+                found.append((name, text))
+        return found
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:
         return {n: m for n, m in self.entries.items() if m.kind == kind}

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxsim.log import counted, say, show_table
+from jaxsim.log import counted, detail, say, show_table
 from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.table import Table, marks, short
 from jaxsim.scoring.predicted import Predicted
@@ -17,8 +17,8 @@ _EXTREMES = 3  # members shown at either end
 _FOLDER = "report/tables/"
 
 
-def show(table: Table) -> None:
-    """Prints a table."""
+def show(table: Table, always: bool = False) -> None:
+    """Prints a table of details, or one that is `always` shown."""
     columns = [c for c in table.visible if c.on_console]
     first = columns[0]
     show_table(
@@ -30,6 +30,7 @@ def show(table: Table) -> None:
             for row in table.rows
         ],
         note=table.note,
+        always=always,
     )
 
 
@@ -49,11 +50,11 @@ def show_predicted(predicted: Predicted) -> None:
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:
     """Prints what the diagnostics say of a pool, the verdict first."""
-    say(f"Diagnostics of the pool, before reference runs: {diagnostics.verdict}")
+    detail(f"Diagnostics of the pool, before reference runs: {diagnostics.verdict}")
     for reason in diagnostics.reasons:
-        say(f"  {reason}")
+        detail(f"  {reason}")
     for word, text in trust.diagnostics(diagnostics):
-        say(f"  {word}: {text}")
+        detail(f"  {word}: {text}")
 
 
 def show_search(found: SearchResult) -> None:
@@ -61,14 +62,14 @@ def show_search(found: SearchResult) -> None:
     show(tables.shown_mixtures(found, _MOST_ROWS, f"{_FOLDER}mixtures.csv"))
     for text in (answer.shift_sentence(found), answer.on_test_text(found)):
         if text:
-            say(text)
+            detail(text)
     for name, build in (("objective", tables.objective), ("binding", tables.binding)):
         table = build(found)
         if table.rows:
             most = range(len(table.rows))[:_MOST_ROWS]
             show(table.take(most, f"{_FOLDER}{name}.csv"))
     for text in answer.search_sentences(found):
-        say(text)
+        detail(text)
     values = tables.marginal(found)
     if count := len(values.rows):
         ends = {*range(count)[:_EXTREMES], *range(count)[-_EXTREMES:]}
@@ -86,18 +87,13 @@ def show_agreement(validation: Validation) -> None:
         if points:
             title = f"points: {table.title}, {validation.unit}"
             show(dataclasses.replace(points, title=title))
-    say(f"Noise: {trust.noise_sentence(validation)}")
+    detail(f"Noise: {trust.noise_sentence(validation)}")
     for part in agreement.claims_by_kind(validation):
         show(part)
     if (within := agreement.within(validation)).rows:
         show(within)
     if text := marks(validation.notes):
-        say(text)
-
-
-def show_verdict(diagnostics: Diagnostics, validation: Validation | None) -> None:
-    """Prints what can be trusted, as the report does."""
-    say(": ".join(trust.verdict(diagnostics, validation).line))
+        detail(text)
 
 
 def show_chosen(
@@ -106,4 +102,4 @@ def show_chosen(
     """Prints trained and predicted losses of the chosen mixtures."""
     show(agreement.shown_chosen(chosen, found))
     for text in answer.outcomes(chosen, found, validation):
-        say(text)
+        detail(text)

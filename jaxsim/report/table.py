@@ -44,6 +44,11 @@ def interval(bounds: Sequence[float | None] | None, digits: int = 2) -> str:
     return f" [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
 
 
+def gain(value: float | None, digits: int = 1) -> str:
+    """A share that is better if positive, in per cent: '+1.5'."""
+    return signed(None if value is None else 100 * value, digits)
+
+
 def duration(seconds: float | None) -> str:
     """'38 s', '12 min', '3.4 h' or '5.1 days'."""
     if seconds is None or not math.isfinite(seconds):
@@ -90,13 +95,14 @@ def weights(parts: Mapping[str, float], most: int = 8) -> str:
     return f"{shown}, and {counted(len(rest), 'other')} together {together:.3f}"
 
 
-def largest(parts: Mapping[str, float]) -> str:
-    """A mixture in a table cell: its largest weights, and how many more."""
+def largest(parts: Mapping[str, float], most: int = 3) -> str:
+    """A mixture by what it is, in a table cell: '1970-1989 alone', '53% a, 47% b'."""
     used, ordered, is_even = _used(parts)
     if is_even:
-        return "alone" if len(used) == 1 else f"1/{len(used)} each"
-    more = [f"{len(used) - 2} more"] if len(used) > 2 else []
-    return ", ".join([f"{short(name)} {w:.2f}" for name, w in ordered[:2]] + more)
+        return weights({short(name): 1.0 for name in used}, most)
+    shown = [f"{w:.0%} {short(name)}" for name, w in ordered[:most] if w >= 0.005]
+    more = [f"{len(used) - len(shown)} more"] if len(used) > len(shown) else []
+    return ", ".join(shown + more)
 
 
 def _used(
@@ -142,6 +148,11 @@ class Estimate(NamedTuple):
 
     def shown_signed(self) -> str:
         return signed(self.value, 2) + interval(self.bounds)
+
+    def shown_gain(self) -> str:
+        """A gain with its interval: '+1.5 [0.2, 2.9]'."""
+        ends = self.bounds or (None, None)
+        return gain(self.value) + interval([e and 100 * e for e in ends], 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +218,16 @@ class Table:
             if column.heading
             and any(_is_there(row[column.key]) for row in rows or self.rows)
         ]
+
+    def largest(self, columns: Iterable[Column]) -> float:
+        """The largest absolute value in some columns of numbers."""
+        cells = [abs(row[c.key]) for c in columns for row in self.rows]
+        return max(filter(math.isfinite, cells), default=0.0)
+
+    def best(self, column: Column) -> float:
+        """The largest value of a column of numbers."""
+        cells = (row[column.key] for row in self.rows)
+        return max(filter(math.isfinite, cells), default=math.nan)
 
     def where(self, key: str, value: Any, title: str = "") -> "Table":
         """The rows with a value, without its column."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.summary import left_out, of_tasks
+from jaxsim.corpus.summary import document_rows, left_out, of_tasks
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
@@ -18,10 +19,12 @@ from jaxsim.report.data import BASE, ReportData
 from jaxsim.report.summary import summarize
 from jaxsim.report.table import (
     Column,
+    Estimate,
     Table,
     bits_column,
     duration,
     formatted,
+    gain,
     integer,
     largest,
     marks,
@@ -36,6 +39,7 @@ from jaxsim.scoring.predicted import Predicted
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
+from jaxsim.search.closed_form import ClosedForm
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.diagnostics import Diagnostics
@@ -43,6 +47,17 @@ from jaxsim.validation.measured import PREDICTED
 
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
+_DOCUMENTS = {
+    "bad": "unreadable",
+    "left out": "filtered, or without a date or place",
+    "duplicate": "of other training text",
+    "near duplicate": "of other training text",
+    "overlapping": "with evaluation text",
+    "held out": "for the base model and for evaluation",
+    "not needed": "beyond the budget of tokens",
+    "epochs": "how often a training run reads the text",
+}
+_SIMPLE = 3  # even subsets that are shown whatever group they are in
 
 
 def build(data: ReportData) -> dict[str, Table | None]:
@@ -57,15 +72,18 @@ def build(data: ReportData) -> dict[str, Table | None]:
     add(data.pool, members=lambda _: members(data.of_kind("member"), data))
     add(data.corpus, domains=domains)
     add(data.standard, gains=lambda scores: gains(scores.members, data.bits["test"]))
-    add(data.found, mixtures=mixtures, sources=sources, objective=objective,
+    add(data.found, mixtures=mixtures, objective=objective,
         binding=binding, marginal=marginal)  # fmt: skip
+    add(data.found, sources=lambda found: sources(found, data.closed))
+    add(data.closed, tradeoff=tradeoff)
     add(data.diagnostics, diagnostics=paths)
     add(data.validation, agreement=runs.agreement, claims=runs.claims,
         within=runs.within, points=runs.points, calibration_check=runs.check,
         learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
-    add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
+    add(data.chosen, trained=lambda chosen: runs.trained(chosen, data.found),
+        chosen=lambda chosen: runs.chosen(chosen, data.found))  # fmt: skip
     add(data, cost=cost)
     return made
 
@@ -100,7 +118,15 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
         *map(Column, ("device_seconds", "flops", "params_digest")),
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
-    return Table.of(title, manifests.values(), columns)
+    table = Table.of(title, manifests.values(), columns)
+    note = "epochs: how often the member read its text; final loss: on that text"
+    if known is not None:
+        note += (
+            "; drift: distance from the base model, a share of its norm; barrier: "
+            "highest point above the straight line from the base model, bits per byte "
+            "(positive: averaging hurts)"
+        )
+    return dataclasses.replace(table, note=note)
 
 
 def domains(corpus: Corpus) -> Table:
@@ -131,16 +157,30 @@ def domains(corpus: Corpus) -> Table:
     return Table.of("documents by split", rows, columns)
 
 
+def documents(corpus: Corpus) -> Table:
+    """What became of the documents of each partition and domain."""
+    headings, rows, warnings = document_rows(corpus)
+    columns = [
+        (text_column if i == 0 else Column)(f"column {i}", heading)
+        for i, heading in enumerate(headings)
+    ]
+    cells = [tuple("" if cell == "-" else cell for cell in row) for row in rows]
+    table = Table.of("documents", cells, columns)
+    known = [f"{c.heading}: {why}" for c in table.visible
+             if (why := _DOCUMENTS.get(c.heading))]  # fmt: skip
+    return dataclasses.replace(table, note="; ".join(["documents", *known, *warnings]))
+
+
 def gains(members: Sequence[str], bits: Mapping[str, Mapping[str, float]]) -> Table:
-    """Loss of the base model minus loss of each member, by name and domain."""
+    """The share by which each member lowers the base model's loss, by domain."""
     domains = list(bits[BASE])
     nothing = dict.fromkeys(domains, np.nan)  # a damaged member was not scored
     rows = [
-        (name, *(bits[BASE][d] - bits.get(name, nothing)[d] for d in domains))
+        (name, *(1 - bits.get(name, nothing)[d] / bits[BASE][d] for d in domains))
         for name in members
     ]
-    title = "gain over the base model on test text (bits per byte)"
-    return _by_domain(title, "member", "gain on", domains, signed, rows)
+    title = "gain over the base model on test text (% of its loss)"
+    return _by_domain(title, "member", "gain on", domains, gain, rows)
 
 
 def standard_bits(scores: Scores) -> Table:
@@ -155,7 +195,7 @@ def standard_bits(scores: Scores) -> Table:
     bits = [weighted_mean(bits_MD, weights[n]) for n in names]
     columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
     rows = zip(scores.table.names, *bits, strict=True)
-    title = "bits per byte on dev text"
+    title = "bits per byte on all dev text"
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
@@ -179,11 +219,9 @@ def scores(table: Scores, asked: int = 0) -> Table:
     title = (
         f"best of {counted(asked or len(table.table), 'mixture')} by the "
         f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on "
-        "dev text"
+        f"dev text, at most {best.windows} windows a domain"
     )
-    windows = f"on the same windows, at most {best.windows} per domain"
-    note = "\n".join(filter(None, (windows, marks(table.notes))))
-    return Table.of(title, range(len(shown)), columns, note=note)
+    return Table.of(title, range(len(shown)), columns, note=marks(table.notes))
 
 
 def misfits(predicted: Predicted) -> Table:
@@ -243,40 +281,53 @@ def paths(diagnostics: Diagnostics) -> Table:
 
 def mixtures(found: SearchResult) -> Table:
     """The tied and the standard mixtures, the best one first."""
+    best = found.predicted(found.best, "dev")
+    fellows = Counter(row["group"] for row in found.rows if row["tied"])
 
-    def other(key: str) -> Callable[[Mapping[str, Any]], float | None]:
-        return lambda row: None if row is found.best else row[key]
+    def other(key: str, sign: int = 1) -> Callable[[Mapping[str, Any]], float | None]:
+        """A share of the best one's loss."""
+        return lambda row: None if row is found.best else sign * row[key] / best
 
+    def named(row: Mapping[str, Any]) -> str:
+        """What a mixture is, and how many of its group it speaks for."""
+        text = largest(row["weights"])
+        if row["kind"] in STANDARD_MERGES:
+            text = str(row["name"])
+        elif row is found.best:
+            text = f"the answer: {text}"
+        more = fellows[row["group"]] - 1
+        if row["tied"] and more and row is firsts[row["group"]]:
+            text += f" (and {more} within 10% of its tokens)"
+        return text
+
+    firsts = {row["group"]: row for row in reversed(found.rows)}
     columns = (
-        text_column("mixture", "mixture", get="name"),
-        Column("kind"),
-        text_column("weights", "weights", largest),
-        bits_column("dev_bits_per_byte", "merge,\ndev", get="dev"),
-        bits_column("test_bits_per_byte", "merge,\ntest", get="test"),
-        bits_column("dev_quadratic", "quadratic,\ndev", get="quadratic",
-                    on_console=False),
-        bits_column("dev_ensemble", "ensemble,\ndev", get="ensemble"),
-        bits_column("dev_members", "members,\ndev", get="members"),
-        Column("shift", "calibration", signed,
-               lambda row: row["shift"] if found.calibrated else None),
-        Column("difference", "difference", signed),
-        bits_column("error", "standard\nerror", get=other("error")),
-        bits_column("limit", "tie limit", get=other("limit")),
+        text_column("label", "mixture", get=named),
+        text_column("mixture", get="name"),
+        *map(Column, ("kind", "group", "weights")),
+        bits_column("predicted", "predicted loss\n(bits per byte)",
+                    get=lambda row: found.predicted(row, "dev")),
+        Column("gain", "gain over the\nanswer (%)", gain, other("difference", -1)),
+        Column("limit", "limit of\na tie (%)", gain, other("limit", -1)),
         Column("tied", "ties", lambda v: "yes" if v else "no"),
+        Column("error", get=other("error")),
+        Column("dev_merge", get="dev"),
+        Column("test_merge", get="test"),
+        *(Column(f"dev_{p}", get=p) for p in ("quadratic", "ensemble", "members")),
+        Column("shift", get=lambda row: row["shift"] if found.calibrated else None),
+        Column("test_shift"),
     )  # fmt: skip
     ties, resampled = found.ties, found.ties["resampled"]
     if resampled == "windows":
         resampled = "windows, as if independent (too few documents)"
     note = (
-        "bits per byte, lower is better; difference: to the best, on dev text, "
-        f"calibration included; resampled: {resampled}; a mixture ties if its "
-        f"difference is at most its tie limit ({ties['level']:.0%} simultaneous over "
-        "all mixtures)"
+        "on dev text, where the choice was made"
+        f"{', calibrated with reference runs' if found.calibrated else ''}; a mixture "
+        "ties with the answer if its gain over it is above the limit, which holds for "
+        f"all mixtures at once ({ties['level']:.0%}, from resampled {resampled})"
     )
     if least := ties["min_effect"]:
-        note += (
-            f"; differences below {least:.2%} of the best (min_effect) count as ties"
-        )
+        note += f"; less than {least:.2%} (min_effect) counts as a tie"
     title = (
         f"{ties['heading']} ({ties['count']:,} of "
         f"{counted(found.searched, 'mixture')}, for "
@@ -289,38 +340,54 @@ def mixtures(found: SearchResult) -> Table:
 
 
 def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
-    """The first rows that tie, then the standard ones; `file` has the others."""
-    rows = found.rows
-    tied = [i for i, row in enumerate(rows) if row["tied"]][:most]
-    single = next((i for i, row in enumerate(rows) if is_single(row)), None)
-    rest = [
-        i
-        for i, row in enumerate(rows)
-        if i not in tied
-        and (not row["tied"] or row["kind"] in STANDARD_MERGES or i == single)
-    ]
-    return mixtures(found).take(tied + rest, file)
+    """The first of each group of ties, simple and standard ones; `file` has all."""
+    rows, groups = found.rows, dict[int | None, int]()
+    for i, row in enumerate(rows):
+        groups.setdefault(row["group"], i)
+    tied = [i for group, i in groups.items() if group is not None][:most]
+    even = [i for i, row in enumerate(rows) if row["kind"] == "subset"][:_SIMPLE]
+    single = [i for i, row in enumerate(rows) if is_single(row)][:1]
+    others = [
+        i for i, row in enumerate(rows)
+        if not row["tied"] or row["kind"] in STANDARD_MERGES
+    ]  # fmt: skip
+    shown = sorted({*tied, *even, *single, *others})
+    return mixtures(found).take(shown, file)
 
 
-def sources(found: SearchResult) -> Table:
-    """Weight, range and epochs of each member's text, the largest weight first."""
+def sources(found: SearchResult, closed: ClosedForm | None = None) -> Table:
+    """What the answer takes of each source and what the source does, by weight."""
     by_weight = sorted(found.sources.items(), key=lambda pair: -pair[1]["weight"])
+    presets = {p["name"]: p["weights"] for p in closed.presets} if closed else {}
+    before = presets.get(Labels.PROPORTIONAL)
     epochs = functools.partial(number, digits=2)
+    share = functools.partial(percent, digits=1)
     columns = (
-        text_column("member", "member"),
-        bits_column("weight", "weight"),
-        bits_column("low", "lowest"),
-        bits_column("high", "highest"),
+        text_column("member", "source"),
+        Column("weight", "the\nanswer", share),
+        Column("proportional", "proportional\nto tokens", share),
+        Column("uniform"),
+        Column("gain", "gain over the\nbase model (%)", Estimate.shown_gain,
+               lambda row: Estimate(row["gain"], (row["gain_low"], row["gain_high"]))),
+        Column("low", "lowest", share),
+        Column("high", "highest", share),
         Column("epochs", "epochs\nplanned", epochs),
         Column("member_epochs", "epochs of\nthe member", epochs),
         text_column("extrapolated", "beyond the\nmember's", lambda _: "yes",
                     lambda row: row["extrapolated"] or None),
     )  # fmt: skip
-    rows = [{"member": name, **source} for name, source in by_weight]
-    parts = []
+    rows = [
+        {"member": name, **source, "uniform": 1 / len(by_weight)}
+        | {"proportional": before.get(name, 0.0) if before else None}
+        for name, source in by_weight
+    ]
+    parts = [
+        "gain: of the member that was trained on this source alone, on the target's "
+        f"test text, with a {found.ties['level']:.0%} interval (error of the text)"
+    ]
     if any(row["low"] is not None for row in rows):
         parts.append(
-            "lowest and highest weight of mixtures that the quadratic expects to be at "
+            "lowest, highest: weight of mixtures that the quadratic expects to be at "
             f"most {number(found.range_limit)} bits per byte worse than the best, the "
             "limit for the last mixture that ties; the other weights move, too, within "
             "the constraints; with a limit on sources, among those of the best"
@@ -334,6 +401,49 @@ def sources(found: SearchResult) -> Table:
     return Table.of(title, rows, columns, note="; ".join(parts))
 
 
+def tradeoff(closed: ClosedForm) -> Table:
+    """What mixtures do to the target and to the other domains, the answer first."""
+    aimed = {domain for parts in closed.target.values() for domain in parts}
+    others = [d for d, name in enumerate(closed.domains) if name not in aimed]
+    best, *rest = ((p["name"], p["weights"], p["bits"]) for p in closed.presets)
+    mixtures = [best, *sorted(rest, key=lambda row: row[0] != closed.reference)]
+    singles = [w for _, w, _ in mixtures if len(w) == 1]
+    if not closed.refusal:
+        alone_CD = closed.bits(np.eye(len(closed.members)))
+        mixtures += [
+            ("", {name: 1.0}, bits_D)
+            for name, bits_D in zip(closed.members, alone_CD, strict=True)
+            if {name: 1.0} not in singles
+        ]
+    bits_MD = np.array([bits_D for _, _, bits_D in mixtures])
+    reference = [name for name, _, _ in mixtures].index(closed.reference)
+    gain_M, gain_MD = closed.gain(bits_MD), 1 - bits_MD / bits_MD[reference]
+    rows: list[tuple[Any, ...]] = []
+    for m, (name, parts, _) in enumerate(mixtures if others else ()):
+        label, kind = largest(parts, 2), "member" if len(parts) == 1 else "mixture"
+        if m == 0:
+            label, kind = "the answer", "answer"
+        elif name in STANDARD_MERGES:
+            label = name
+        worst = min(others, key=lambda d: gain_MD[m, d])
+        elsewhere = float(gain_MD[m, others].mean()), float(gain_MD[m, worst])
+        rows.append((label, kind, float(gain_M[m]), *elsewhere, closed.domains[worst]))
+    columns = (
+        text_column("mixture", "mixture"),
+        Column("kind"),
+        Column("target", "on the\ntarget (%)", gain),
+        Column("others", "mean of the\nothers (%)", gain),
+        Column("worst", "worst of the\nothers (%)", gain),
+        text_column("worst_domain", "which"),
+    )
+    note = (
+        f"gain over {closed.reference}, predicted on test text; others: the "
+        f"{counted(len(others), 'domain')} outside the target"
+    )
+    title = "gain on the target and elsewhere"
+    return Table.of(title, rows, columns, note=note)
+
+
 def objective(found: SearchResult) -> Table:
     """Targets of a worst case or with limits, least gain first."""
     is_worst = found.objective == "worst"
@@ -345,15 +455,20 @@ def objective(found: SearchResult) -> Table:
     rows: list[dict[str, Any]] = []
     if is_worst or any("limit" in row for row in domains.values()):
         rows = [
-            {"domain": name, "change": row["best"] - row["base"], "limit": None, **row}
+            {
+                "domain": name,
+                "gain": 1 - row["best"] / row["base"],
+                "limit": None,
+                **row,
+            }
             for name, row in domains.items()
         ]
-        rows.sort(key=lambda row: -row["change"])
+        rows.sort(key=lambda row: row["gain"])
     columns = (
         text_column("domain", "domain"),
         bits_column("base", "base model"),
         bits_column("best", "best mixture"),
-        Column("change", "change", signed),
+        Column("gain", "gain (%)", gain),
         bits_column("limit", "at most"),
     )
     is_one = is_worst and len(found.named) == 1
@@ -389,25 +504,25 @@ def constraint_words(row: Mapping[str, Any]) -> str:
 
 
 def marginal(found: SearchResult) -> Table:
-    """What one percent more of each member changes, most useful first."""
+    """What one percent more of each member gains, most useful first."""
     nothing: dict[str, Any] = {"members": [], "domains": [], "bits_DC": [],
                                "objective_C": []}  # fmt: skip
     known = found.marginal or nothing
-    values = np.array([known["objective_C"], *known["bits_DC"]], float).T.tolist()
-    members = zip(known["members"], values, strict=True)
-    rows = sorted(((name, *row) for name, row in members), key=lambda row: row[1])
+    values = -np.array([known["objective_C"], *known["bits_DC"]], float).T
+    members = zip(known["members"], values.tolist(), strict=True)
+    rows = sorted(((name, *row) for name, row in members), key=lambda row: -row[1])
     on_console = [n for n in known["domains"] if n in found.target][:_MOST_DOMAINS]
     note = (
-        "change of the merge's loss on dev text in thousandths of a bit per byte, to "
-        "first order, when one percent of the tokens moves to this member, taken from "
-        "all in proportion; negative is better; includes the gain of averaging itself"
+        "gain in thousandths of a bit per byte on dev text, to first order, when one "
+        "percent of the tokens moves to this source, taken from all in proportion; "
+        "positive is better; includes the gain of averaging itself"
     )
     if any(row["kind"] == "max_regression" for row in found.binding):
         note += "; the objective includes the penalty for a regression limit"
     if found.calibrated:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(
-        "marginal values at the best mixture", "1% more of", "change on",
+        "what the next percent buys", "1% more of", "gain on",
         [Labels.OBJECTIVE, *known["domains"]], lambda v: signed(1000 * v, 2), rows,
         note, [Labels.OBJECTIVE, *on_console],
     )  # fmt: skip
@@ -494,7 +609,7 @@ def setup(data: ReportData) -> Table:
         parts["split"] = dataclasses.asdict(frozen.split)
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]
     names = text_column("part", "of"), text_column("key", "what")
-    return Table.of("", rows, [*names, Column("value", "value")])
+    return Table.of("", rows, [*names, text_column("value", "value")])
 
 
 def dropped(data: ReportData) -> Table:

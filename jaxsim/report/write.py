@@ -5,17 +5,20 @@
     tables/        the same tables, CSV; proposed.csv is read by --mixtures
     summary.json   everything, for programs
 
-Nothing in the page is loaded from anywhere, and nothing is executed: figures
-are data URLs, there is no script, and a content security policy says so. Every
-name and text is escaped by the template engine. Called again with nothing
-changed it writes the same bytes.
+Nothing in the page is loaded from anywhere, and nothing but its own script is
+executed: a content security policy names its hash. Every name and text is escaped
+by the template engine. Called again with nothing changed it writes the same bytes.
 """
 
 import base64
+import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxsim import __version__
 from jaxsim.config import Config
@@ -24,11 +27,14 @@ from jaxsim.log import counted
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import ReportData
-from jaxsim.report.table import Table, csv_lines, csv_text
+from jaxsim.report.explorer import explorer
+from jaxsim.report.headline import Headline, headline
+from jaxsim.report.table import Table, csv_lines, csv_text, target
 from jaxsim.search.result import SearchResult
+from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.validate import Validation
 
-_MOST_MIXTURES = 12
+_MOST_MIXTURES = 6
 Tables = Mapping[str, Table | None]
 
 
@@ -45,7 +51,7 @@ def write_report(config: Config, workdir: Path) -> Path:
     place = Path("DIR") if workdir.is_absolute() else workdir
     data.missing = [with_workdir(line, place) for line in data.missing]
     data.stale = [with_workdir(line, place) for line in data.stale]
-    lines = _answer(data, place)
+    said = headline(data, place)
     drawn = _draw(data, built)
     # Every row says what it may rest on: a table travels alone.
     marks = {"override": data.overrides, "out_of_date": data.stale}
@@ -59,10 +65,11 @@ def write_report(config: Config, workdir: Path) -> Path:
         members = data.validation.members if data.validation else None
         columns = members or list(data.of_kind("member"))
         files["tables/proposed.csv"] = _proposed(data.found, columns)
-    files |= {f"figures/{name}.png": png for name, png in drawn.items()}
-    summary = _summary(config.name, data, built, lines)
+    for key, one in drawn.items():
+        files[f"figures/{key}.png"] = one.png if one else None
+    summary = _summary(config.name, data, built, said)
     files["summary.json"] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n"
-    files["index.html"] = _page(config.name, data, built, drawn, lines)
+    files["index.html"] = _page(config.name, data, built, drawn, said, place)
     folder = workdir / "report"
     for name, content in files.items():
         if content is None:
@@ -71,25 +78,6 @@ def write_report(config: Config, workdir: Path) -> Path:
         else:
             write(folder / name, content)
     return folder / "index.html"
-
-
-def last_lines(workdir: Path) -> list[str]:
-    """The answer, for the console."""
-    lines = _answer(ReportData(Path(workdir)), Path(workdir))
-    return [f"{word}: {text}" for word, text in lines]
-
-
-def _answer(data: ReportData, place: Path) -> answer.Lines:
-    """The answer and the verdict; `place` is the workdir in its commands."""
-    lines = answer.answer(
-        data.found,
-        data.validation,
-        place.as_posix(),
-        data.token_multiplier,
-        data.chosen,
-    )
-    lines.insert(-1, trust.verdict(data.diagnostics, data.validation).line)
-    return [*(("OUT OF DATE", text) for text in data.stale), *lines]
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> str:
@@ -101,40 +89,99 @@ def _proposed(found: SearchResult, members: Sequence[str]) -> str:
     return csv_lines([["name", *members], *rows])
 
 
-def _draw(data: ReportData, built: Tables) -> dict[str, bytes | None]:
+def _draw(data: ReportData, built: Tables) -> dict[str, figures.Drawn | None]:
     """Every figure by its name; None for one without data."""
-    names = ("heat_map", "paths", "scatter", "mixtures", "marginal")
-    drawn: dict[str, bytes | None] = dict.fromkeys(names)
+    draw, found = figures.draw, data.found
+    drawn: dict[str, figures.Drawn | None] = dict.fromkeys(
+        ("shares", "effects", "predicted", "tradeoff", "ties", "marginal", "heat_map",
+         "paths", "scatter", "curves")
+    )  # fmt: skip
+
+    def heat_map(table: Table, inside: list[bool], *style: Any) -> figures.Drawn:
+        """The page has a table in its place."""
+        width, height = figures.heat_map_size(table, len(inside))
+        return draw(
+            lambda a: figures.heat_map(a, table, inside, *style), width, height, False
+        )
+
+    if found is not None and (sources := built["sources"]):
+        height = figures.bars_height(len(sources.rows))
+        drawn["shares"] = draw(lambda a: figures.shares(a, sources), 5.6, height)
+        drawn["effects"] = draw(lambda a: figures.effects(a, sources), 5.6, height)
+        shown = tables.shown_mixtures(found, _MOST_MIXTURES)
+        drawn["ties"] = draw(
+            lambda a: figures.ties(a, shown, found.ties["level"]),
+            8.0, 0.9 + 0.25 * len(shown.rows),
+        )  # fmt: skip
+    if validation := data.validation:
+        drawn["scatter"] = figures.scatter(validation)
+        if (
+            found is not None
+            and found.basis.same_pool(validation.basis)
+            and set(found.target) <= set(validation.points["reference"])
+            and validation.unit != "unknown"
+        ):
+            drawn["predicted"] = draw(
+                lambda a: figures.predicted(a, *_on_target(data, validation)), 5.6, 4.2
+            )
+    if tradeoff := built["tradeoff"]:
+        drawn["tradeoff"] = draw(lambda a: figures.tradeoff(a, tradeoff), 5.6, 4.2)
     if table := built["gains"]:
-        inside, label = list(data.in_pool.values()), "gain (bits per byte)"
-        drawn["heat_map"] = figures.heat_map(table, inside, label)
-    if data.diagnostics is not None:
-        drawn["paths"] = figures.paths(data.diagnostics)
-    if data.validation is not None:
-        drawn["scatter"] = figures.scatter(data.validation)
-    if data.found is not None:
-        shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
-        drawn["mixtures"] = figures.mixtures(shown, data.found.ties["level"])
-        if table := built["marginal"]:
-            domains = data.found.marginal["domains"]
-            inside = [data.in_pool.get(n, True) for n in domains]
-            label = "gain (0.001 bits per byte)"
-            drawn["marginal"] = figures.heat_map(table, inside, label, -1000.0, 2)
+        inside = list(data.in_pool.values())
+        drawn["heat_map"] = heat_map(table, inside, "gain (%)", 100.0, 1)
+    if found is not None and (table := built["marginal"]):
+        inside = [data.in_pool.get(n, True) for n in found.marginal["domains"]]
+        label = "gain (0.001 bits per byte)"
+        drawn["marginal"] = heat_map(table, inside, label, 1000.0, 2)
+    if (diagnostics := data.diagnostics) is not None:
+        drawn["paths"] = draw(lambda a: figures.paths(a, diagnostics), 6.4, 3.3)
+    if data.curves:
+        drawn["curves"] = draw(lambda a: figures.curves(a, data.curves), 6.4, 3.3)
     return drawn
+
+
+def _on_target(
+    data: ReportData, validation: Validation
+) -> tuple[np.ndarray, np.ndarray, float, float | None, list[float]]:
+    """What `figures.predicted` shows, on the search's target and test text."""
+    found = data.found
+    assert found is not None
+    which = CALIBRATED if CALIBRATED in validation.points else "merge"
+    predicted_M, trained_M = (
+        answer.on_target(validation.points[name], found.target)
+        for name in (which, "reference")
+    )
+    (noise,) = answer.on_target(
+        {n: [validation.noise.get(n, 0.0)] for n in found.target}, found.target
+    )
+    best, outcomes = None, list[float]()
+    if found.objective == "mean" and found.best["test"] is not None:
+        best = found.predicted(found.best, "test")
+        if (
+            (chosen := data.chosen)
+            and found.basis.same_pool(chosen.basis)
+            and set(found.target) <= set(chosen.targets)
+        ):
+            runs = answer.runs_on(chosen, found.target)
+            is_best = functools.partial(answer.same_mixture, found.best["weights"])
+            outcomes = [run.trained for run in runs if is_best(run.mixture)]
+    return predicted_M, trained_M, float(noise), best, outcomes
 
 
 def _page(
     name: str,
     data: ReportData,
     built: Tables,
-    drawn: Mapping[str, bytes | None],
-    lines: answer.Lines,
+    drawn: Mapping[str, figures.Drawn | None],
+    said: Headline,
+    place: Path,
 ) -> str:
     """The page's text; `built` are the tables that the CSV files hold."""
     import jinja2
 
+    folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -142,17 +189,19 @@ def _page(
     )
     environment.filters["counted"] = counted
     found, chosen, validation = data.found, data.chosen, data.validation
+    scripts = (folder / "report.js", folder / "explorer.js")
+    script = "".join(file.read_text(encoding="utf-8") for file in scripts)
     path = "tables/mixtures.csv"
     return environment.get_template("report.html.j2").render(
         name=name,
         data=data,
         built=built,
-        answer=lines,
-        figures={
-            key: "data:image/png;base64," + base64.b64encode(png).decode()
-            for key, png in drawn.items()
-            if png is not None
-        },
+        said=said,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        figures={key: one.svg for key, one in drawn.items() if one},
+        target=found and target(found.named, found.objective),
+        documents=data.corpus and tables.documents(data.corpus),
         mixtures=found and tables.shown_mixtures(found, _MOST_MIXTURES, path),
         search=answer.search_sentences(found) if found else [],
         chosen=chosen and agreement.shown_chosen(chosen, found),
@@ -163,6 +212,7 @@ def _page(
         given=_study(data.given),
         setup=tables.setup(data),
         dropped=tables.dropped(data),
+        explorer=data.closed and explorer(data.closed, place),
     )
 
 
@@ -180,7 +230,7 @@ def _study(validation: Validation | None) -> dict[str, list[Table]]:
 
 
 def _summary(
-    name: str, data: ReportData, built: Tables, lines: answer.Lines
+    name: str, data: ReportData, built: Tables, said: Headline
 ) -> dict[str, Any]:
     """Everything in the report, as strict JSON holds it."""
     base, standard = data.base, data.standard
@@ -189,7 +239,7 @@ def _summary(
         "format": VERSION,
         "jaxsim": __version__,
         "name": name,
-        "answer": [f"{word}: {text}" for word, text in lines],
+        "answer": said,
         "not_done": data.missing,
         "overrides": data.overrides,
         "out_of_date": data.stale,

@@ -28,7 +28,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxsim.config import ScoreConfig
 from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
 from jaxsim.errors import JaxsimError, UserError
-from jaxsim.log import counted, say
+from jaxsim.log import counted, detail
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.layout import (
@@ -108,7 +108,7 @@ class Programs:
             k = layout.mixtures * self.across
             what = f"scoring program: {counted(k, 'mixture')}"
             what = "gradient program" if gradient else what
-            say(
+            detail(
                 f"{what}, blocks of {windows} windows of {length} tokens, compiled in "
                 f"{time.monotonic() - begin:.1f} s"
             )
@@ -209,7 +209,7 @@ class Programs:
                 needed = error.needed
                 limit = min(limit or error.available, error.available)
             if not limit or needed <= limit:
-                say(self._describe(layout, gradient, needed, limit))
+                detail(self._describe(layout, gradient, needed, limit))
                 return layout
         c = self.config
         raise UserError(

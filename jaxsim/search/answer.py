@@ -12,6 +12,7 @@ from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
 from jaxsim.search.feasible import LEAST
+from jaxsim.search.gains import Gain, gains
 from jaxsim.search.objective import EXCESS, Objective, means, target_weights
 from jaxsim.search.problem import Problem
 from jaxsim.search.result import Ranking, SearchResult
@@ -20,6 +21,7 @@ from jaxsim.search.ties import Residual, Ties, resampled, tie_set
 
 _FINALISTS = 12  # tied mixtures that are scored on test text
 _RESOLVED = 1e-5  # bits; smaller differences may come from float32 losses
+_ALIKE = 0.1  # share of the tokens by which mixtures of a group differ from its first
 _ACTIVE = 1e-4  # of the objective: pieces this close to the maximum are active
 
 
@@ -80,6 +82,7 @@ def answer(
     ]
     compared = _compared(problem, goal, bits_D)
     rows = _rows(problem, goal, table, value_M, shift_M, ties, cheap)
+    against, alone = gains(problem, w_C, residual)
     reach = _reach(value_M + shift_M, ties)
     return SearchResult(
         target={name: weight for name, weight in weights if weight > 0},
@@ -107,8 +110,9 @@ def answer(
         constraints=_constraints(problem),
         domains={n: row for n, row in compared.items() if n in e.domains},
         means={n: row for n, row in compared.items() if n not in e.domains},
-        sources=_sources(problem, w_C, _ranges(cheap, here, w_C, reach)),
+        sources=_sources(problem, w_C, _ranges(cheap, here, w_C, reach), alone),
         range_limit=reach or None,
+        against=against,
         warnings=_warnings(problem, goal, w_C, bits_D),
         marginal=marginal,
         basis=scorer.basis,
@@ -161,11 +165,16 @@ def _rows(
     standard += sorted(singles, key=lambda m: (value_M + shift_M)[m])[:2]
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
     tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
-    rows = problem.windows("test")
+    rows, w_KC = problem.windows("test"), table.w_MC[tested]
     losses = scorer.merge(table.take(tested), rows, "finalists")
-    bits_KD = bits_of(e, losses, "test")
-    test_K = problem.objective_on(rows).value(bits_KD).tolist()
-    test_M = dict(zip(tested, test_K, strict=True))
+    bits_KD, on_test = bits_of(e, losses, "test"), problem.objective_on(rows)
+    test_K, change_K = on_test.value(bits_KD), np.zeros(len(tested))
+    if problem.correction is not None:
+        trained_KD = bits_KD + problem.correction.shift(w_KC, bits_KD, rows)
+        change_K = on_test.value(trained_KD) - test_K
+    test_M = dict(zip(tested, test_K.tolist(), strict=True))
+    change_M = dict(zip(tested, change_K.tolist(), strict=True))
+    group_M = groups(table.w_MC, ties.tied)
     w_MC, rows = table.w_MC[shown], problem.rows
     nll_2MD = scorer.ensemble(rows).sums(w_MC), scorer.members_sums(w_MC, rows)
     ensemble, members = (goal.value(bits_per_byte(x, problem.bytes_D)) for x in nll_2MD)
@@ -181,6 +190,7 @@ def _rows(
             "dev": float(value_M[m]),
             "test": test_M.get(m),
             "shift": float(shift_M[m]),
+            "test_shift": change_M.get(m),
             "quadratic": quadratic[i],
             "ensemble": float(ensemble[i]),
             "members": float(members[i]),
@@ -188,9 +198,27 @@ def _rows(
             "error": float(ties.error_M[m]),
             "limit": float(ties.limit_M[m]),
             "tied": m in ties.tied,
+            "group": group_M.get(m),
         }
         for i, m in enumerate(shown)
     ]
+
+
+def groups(w_MC: np.ndarray, tied: np.ndarray) -> dict[int, int]:
+    """The group of each tied row, which are in order: from 0, the answer's.
+
+    A row joins the first group whose first row differs from it by less than
+    `_ALIKE` of the tokens.
+    """
+    group_M: dict[int, int] = {}
+    firsts: list[int] = []
+    for m in tied.tolist():
+        apart_G = np.abs(w_MC[firsts] - w_MC[m]).sum(axis=1) / 2
+        near = np.flatnonzero(apart_G < _ALIKE)
+        if not len(near):
+            firsts.append(m)
+        group_M[m] = int(near[0]) if len(near) else len(firsts) - 1
+    return group_M
 
 
 def _ranking(cheap: Surrogate, rows: Sequence[dict[str, Any]]) -> Ranking:
@@ -253,7 +281,7 @@ def _ranges(
 
 
 def _sources(
-    problem: Problem, w_C: np.ndarray, range_CE: np.ndarray
+    problem: Problem, w_C: np.ndarray, range_CE: np.ndarray, alone: dict[str, Gain]
 ) -> dict[str, dict[str, Any]]:
     """What the best mixture takes from each member's text."""
     plan, damaged = problem.feasible.plan, problem.scorer.stack.damaged
@@ -267,6 +295,9 @@ def _sources(
             "epochs": float(epochs_C[c]) if plan.tokens else None,
             "member_epochs": float(plan.epochs_C[c]),
             "extrapolated": bool(more_C[c]),
+            "gain": alone[name]["gain"],
+            "gain_low": alone[name]["low"],
+            "gain_high": alone[name]["high"],
         }
         for c, name in enumerate(problem.scorer.members)
         if name not in damaged

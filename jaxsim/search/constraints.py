@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 from jaxsim.config import SearchConfig
 from jaxsim.corpus.store import BASE, Unit
-from jaxsim.errors import UserError
+from jaxsim.errors import UserError, nearest
 from jaxsim.log import counted
 from jaxsim.search.feasible import REACHED, TOLERANCE, Empty, Feasible, Limit, Plan
 from jaxsim.search.objective import Slope
@@ -125,7 +125,7 @@ def _columns_of(units: Sequence[Unit], key: str, name: str) -> tuple[int, ...]:
         known = dict.fromkeys(itertools.chain(*names_3C))
         raise UserError(
             f"config.search.{key}: {name!r} is not a member, partition or group of "
-            f"this pool; there are {', '.join(known)}"
+            f"this pool; {nearest(name, known)}there are {', '.join(known)}"
         )
     if len(found) > 1:
         raise UserError(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.errors import UserError
+from jaxsim.errors import UserError, nearest
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.targets import Targets
 
@@ -210,7 +210,7 @@ def _parts(key: str, names: Iterable[str], evaluation: EvaluationSet) -> np.ndar
             known = dict.fromkeys((*every.all, *e.groups))
             raise UserError(
                 f"config.search.{key}: {name!r} is not a domain or a group of domains; "
-                f"there are {', '.join(known)}"
+                f"{nearest(name, known)}there are {', '.join(known)}"
             )
     return np.array(list(parts.values())).reshape(-1, len(e.domains))
 

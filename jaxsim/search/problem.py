@@ -1,18 +1,40 @@
 """A search problem: an objective, the mixtures that may be chosen, and a budget."""
 
 import dataclasses
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.evaluator import Jacobian
+from jaxsim.scoring.quadratic import Quadratic
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures, mixture_key
 from jaxsim.search.constraints import feasible
 from jaxsim.search.objective import Objective, Slope, objective
 from jaxsim.search.optimize import LossOracle
+
+
+class Form(NamedTuple):
+    """Bits per byte of D domains: constant + linear w - 1/4 w' curve w."""
+
+    constant_D: np.ndarray
+    linear_DC: np.ndarray
+    curve_DCC: np.ndarray  # symmetric
+
+    @classmethod
+    def of(cls, quadratic: Quadratic, bytes_D: np.ndarray) -> "Form":
+        """The closed form of a predictor, from its sums of nats."""
+        linear_DC = bits_per_byte(quadratic.member_DC, bytes_D[:, None])
+        curve_DCC = bits_per_byte(quadratic.curve_DCC, bytes_D[:, None, None])
+        return cls(np.zeros(len(bytes_D)), linear_DC, curve_DCC)
+
+    def bits(self, w_MC: np.ndarray) -> np.ndarray:
+        """Bits per byte [M, D]."""
+        bent_MDC = np.einsum("mi,dij->mdj", w_MC, self.curve_DCC)
+        bent_MD = np.einsum("mdj,mj->md", bent_MDC, w_MC)
+        return self.constant_D + w_MC @ self.linear_DC.T - bent_MD / 4
 
 
 class Correction(Protocol):
@@ -27,6 +49,9 @@ class Correction(Protocol):
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """The derivatives of the shift [D, C], from those of the bits."""
+
+    def closed(self, merge: Form, ensemble: Form) -> Form:
+        """The closed form of corrected merges, from those of merge and ensemble."""
 
 
 class Problem:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from jaxsim import records
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
 from jaxsim.scoring.quadratic import Misfit
@@ -17,7 +18,8 @@ from jaxsim.scoring.table import as_text, check_mixtures
 from jaxsim.search.constraints import Binding
 from jaxsim.search.objective import EXCESS
 
-BEST = "best.csv"
+BEST, SHORTLIST, CLOSED_FORM = "best.csv", "shortlist.csv", "closed_form.json"
+AGAINST = (Labels.BASE, Labels.PROPORTIONAL, Labels.UNIFORM)
 
 
 class TieFacts(TypedDict):
@@ -39,7 +41,8 @@ class FoundRow(TypedDict):
     scale: float
     dev: float  # of the merge on dev text
     test: float | None  # of the merge on test text, where it was scored
-    shift: float  # the correction to add to the merge
+    shift: float  # the correction to add to the merge, on dev text
+    test_shift: float | None  # the same on test text
     quadratic: float | None  # of the quadratic of merges on dev text, where it was used
     ensemble: float | None  # of the ensemble on dev text
     members: float | None  # of the mean of members on dev text
@@ -47,6 +50,7 @@ class FoundRow(TypedDict):
     error: float  # standard error of the difference
     limit: float  # the largest difference with which a mixture ties
     tied: bool
+    group: int | None  # of tied mixtures that are nearly the same, the best one first
 
 
 class FoundSource(TypedDict):
@@ -58,6 +62,21 @@ class FoundSource(TypedDict):
     epochs: float | None  # in the planned run; None without one
     member_epochs: float  # of the member's own run
     extrapolated: bool  # whether the planned run uses more of them
+    gain: float  # of the member over the base model on the target, test text
+    gain_low: float | None  # its interval: error of the text alone
+    gain_high: float | None
+
+
+class Compared(TypedDict):
+    """The best mixture against another one on the target, test text.
+
+    A gain is a share of the other one's loss, positive if the best mixture is better.
+    """
+
+    value: float  # bits per byte of the other one, calibrated
+    gain: float
+    low: float | None  # interval at the level of the ties; None if it is not known
+    high: float | None
 
 
 class FoundDomain(TypedDict):
@@ -135,6 +154,10 @@ class SearchResult:
         default_factory=dict
     )
     range_limit: float | None = None
+    # Those of `AGAINST`, by name.
+    against: dict[str, Annotated[dict[str, Any], Compared]] = dataclasses.field(
+        default_factory=dict
+    )
     # What to know before the best mixture is trained.
     warnings: list[str] = dataclasses.field(default_factory=list)
     marginal: Annotated[dict[str, Any], Marginal] = dataclasses.field(
@@ -169,14 +192,21 @@ class SearchResult:
         return self.rows[0]
 
     @property
+    def shortlist(self) -> list[dict[str, Any]]:
+        """The best mixture of each group that ties, the answer first."""
+        firsts = {row["group"]: row for row in reversed(self.rows) if row["tied"]}
+        return [firsts[group] for group in sorted(firsts)]
+
+    @property
     def within_limits(self) -> bool:
         """Whether the best mixture keeps every regression limit."""
         rows = (self.domains | self.means).values()
         return all(r["best"] - r.get("limit", np.inf) <= EXCESS for r in rows)
 
     def predicted(self, row: Mapping[str, Any], split: str) -> float:
-        """A row's merge, with the calibration on dev text."""
-        return float(row[split]) + float(row.get("shift", 0.0))
+        """A row's merge, with the calibration."""
+        shift = row["shift" if split == "dev" else "test_shift"]
+        return float(row[split]) + float(shift)
 
 
 def is_single(row: Mapping[str, Any]) -> bool:
@@ -184,25 +214,32 @@ def is_single(row: Mapping[str, Any]) -> bool:
     return len(row["weights"]) == 1 and row["scale"] == 1
 
 
-def save_search(workdir: Path, found: SearchResult) -> None:
-    """Writes the answer, and its first row as a mixture to be trained.
+def save_search(
+    workdir: Path, found: SearchResult, form: records.Stored | None = None
+) -> None:
+    """Writes the answer, mixtures to be trained, and a closed form.
 
-    The record is what holds. Wherever a kill strikes, there is no best.csv that
-    differs from it.
+    The record is what holds. Wherever a kill strikes, no other file differs from it.
     """
     folder = Path(workdir) / "search"
     record = records.dump(found)  # an impossible one leaves the old files
-    (folder / BEST).unlink(missing_ok=True)
+    for name in (BEST, SHORTLIST, CLOSED_FORM):
+        (folder / name).unlink(missing_ok=True)
     records.write(folder / "result.json", record)
-    records.write(folder / BEST, _best_csv(found))
+    if form is not None:
+        form.save(Path(workdir))
+    records.write(folder / BEST, _csv([found.best]))
+    records.write(folder / SHORTLIST, _csv(found.shortlist))
 
 
-def _best_csv(found: SearchResult) -> str:
+def _csv(mixtures: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    weights = found.best["weights"]
-    rows.writerow(map(as_text, ["name", *weights]))
-    rows.writerow([as_text(found.best["name"]), *weights.values()])
+    members = list(dict.fromkeys(n for row in mixtures for n in row["weights"]))
+    rows.writerow(map(as_text, ["name", *members]))
+    for row in mixtures:
+        values = [row["weights"].get(name, 0.0) for name in members]
+        rows.writerow([as_text(row["name"]), *values])
     return text.getvalue()
 
 
@@ -215,7 +252,7 @@ def check_best(workdir: Path, path: Path) -> None:
     best = workdir / "search" / BEST
     if not (path.is_file() and best.is_file() and path.samefile(best)):
         return
-    if best.read_bytes() != _best_csv(load_search(workdir)).encode():
+    if best.read_bytes() != _csv([load_search(workdir).best]).encode():
         raise DamagedError(
             f"{path}: not the best mixture of {path.with_name('result.json')}; run "
             "`jaxsim search` again, or give mixtures of your own in another file"

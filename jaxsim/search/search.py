@@ -16,7 +16,7 @@ import numpy as np
 from jaxsim.config import SearchConfig
 from jaxsim.corpus.names import Labels
 from jaxsim.errors import UserError
-from jaxsim.log import counted, progress, say
+from jaxsim.log import counted, detail, progress, say
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.table import STANDARD_MERGES, Mixtures, mixture_key
@@ -63,7 +63,7 @@ def search(
     residual = residual_of(problem.objective_on(problem.windows("test")))
     if config.method == "table":
         return answer(problem, _rows_of(problem), residual)
-    say(
+    detail(
         f"search: at most {counted(config.evaluations, 'evaluation')}, each of "
         f"{counted(len(problem.rows), 'window')}"
     )
@@ -77,7 +77,7 @@ def look(problem: Problem) -> Surrogate:
     """Spends the budget; the problem's loss keeps everything it evaluates."""
     cheap = surrogate(problem)
     w_MC, hessian_CC = _candidates(problem, cheap)
-    say(
+    detail(
         f"search: {counted(problem.config.candidates, 'mixture')} ranked by the "
         f"{cheap.name}; merging {len(w_MC)}"
     )

@@ -45,6 +45,17 @@ class Ties:
     heading: str  # what the ties are about
 
 
+def scatter(residual: Residual, draws: int, seed: int) -> np.ndarray:
+    """Deviations [B] that the observed one may stand for.
+
+    From few reference runs it is itself uncertain, and wrong for all mixtures alike:
+    one factor per draw.
+    """
+    freedom = max(residual.reference_runs - 1, 1)
+    square_B = np.random.default_rng(seed).chisquare(freedom, draws)
+    return np.asarray(residual.deviation * np.sqrt(freedom / square_B))
+
+
 def tie_set(
     value_M: np.ndarray,
     draw_MB: np.ndarray,
@@ -69,11 +80,7 @@ def tie_set(
     """
     scatter_B = np.zeros(draw_MB.shape[1])
     if residual is not None:
-        # From few reference runs, the deviation is itself uncertain, and wrong for all
-        # mixtures alike: one factor per draw.
-        freedom = max(residual.reference_runs - 1, 1)
-        square_B = np.random.default_rng(seed).chisquare(freedom, len(scatter_B))
-        scatter_B = residual.deviation * np.sqrt(freedom / square_B)
+        scatter_B = scatter(residual, len(scatter_B), seed)
 
     def errors(number: int) -> tuple[slice, np.ndarray]:
         """Rows of a block, and their errors [K, B]."""
@@ -173,6 +180,7 @@ def resampled(
     draws: int = DRAWS,
     enough: int = ENOUGH_DOCUMENTS,
     base_R: np.ndarray | None = None,
+    split: str = "dev",
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The objective as observed, and on resampled text.
 
@@ -183,8 +191,8 @@ def resampled(
 
     Args:
       evaluation: what `rows` index.
-      rows: windows that were scored, in the order of `nll_MR`. Those of test text are
-        ignored.
+      rows: windows that were scored, in the order of `nll_MR`. Those of the other
+        split are ignored.
       nll_MR: nats of M mixtures on them.
       objective: its `value` is applied to every draw.
       seed: random seed; all mixtures get the same text.
@@ -192,6 +200,7 @@ def resampled(
       enough: how many documents every needed domain must have.
       base_R: the base model's nats on `rows`. Draws are then relative to the base
         model on the same text, which matters to an objective that is relative to it.
+      split: of the text that counts.
 
     Returns:
       value_M, draw_MB, and what was resampled: 'documents' or 'windows'.
@@ -200,12 +209,12 @@ def resampled(
       UserError: a needed domain has no window.
     """
     e, count, wide = evaluation, len(nll_MR), len(evaluation.domains)
-    dev_R = e.split_R[rows] == SPLITS.index("dev")
+    here_R = e.split_R[rows] == SPLITS.index(split)
     columns_of = {
-        d: np.flatnonzero(dev_R & (e.domain_R[rows] == d))
+        d: np.flatnonzero(here_R & (e.domain_R[rows] == d))
         for d in np.flatnonzero(objective.needed_D)
     }
-    objective.check_text(np.isin(range(wide), e.domain_R[rows[dev_R]]))
+    objective.check_text(np.isin(range(wide), e.domain_R[rows[here_R]]))
     documents_of = {d: e.document_R[rows[x]] for d, x in columns_of.items()}
     many = all(len(np.unique(x)) >= enough for x in documents_of.values())
     generator = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.devices import TooLarge, compiled, free_memory, is_cpu, memory_of
-from jaxsim.log import say
+from jaxsim.log import detail
 from jaxsim.mesh import parameter_shardings, replicated, to_devices
 from jaxsim.train.step import TrainState, TrainStep
 
@@ -95,11 +95,11 @@ class TrainProgram:
           TooLarge: the compiler refuses it, because it needs too much memory.
         """
         what = "train step" + f" of {self.runs} runs" * (self.runs > 1)
-        say(f"{what}: compiling")
+        detail(f"{what}: compiling")
         begin = time.monotonic()
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             program = compiled(self._step.lower(self.state, self.tokens))
-        say(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
+        detail(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
         return program
 
     def needed(self) -> int:

@@ -25,7 +25,7 @@ from jaxsim.corpus.order import Schedule
 from jaxsim.devices import attention_on, free_memory, peak_flops, precision_on
 from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
-from jaxsim.log import Progress, say
+from jaxsim.log import Progress, detail
 from jaxsim.mesh import parameter_shardings, to_host, training_mesh
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.signals import watchdog
@@ -113,7 +113,7 @@ class Trainer:
         """The train step of this many runs, compiled once."""
         if runs not in self._programs:
             e = self._step.execution
-            say(f"train step: {e.attention} attention in {e.precision}")
+            detail(f"train step: {e.attention} attention in {e.precision}")
             self._programs[runs] = self._program(runs, self._config.accumulate)
         return self._programs[runs]
 
@@ -146,7 +146,7 @@ class Trainer:
         if runs > self._fits or needed > free_memory(self.mesh):
             self._fits = planned(runs, self._mesh_of(self.mesh.size), self.program)
             if self._fits > 1:
-                say(f"plan: {self._fits} runs at once, as many as fit")
+                detail(f"plan: {self._fits} runs at once, as many as fit")
         return self._fits
 
     def slots(self, runs: int) -> int:
@@ -211,7 +211,7 @@ class Trainer:
             first = from_lead(checkpoints.latest_step()) or 0
             if first:
                 state = checkpoints.restore(first, program.state)
-                say(f"{what}: resumed after step {first}")
+                detail(f"{what}: resumed after step {first}")
             else:
                 state = program.start(start, steps, steps - tail_steps)
             for one, path in zip(running, metrics, strict=True):
@@ -272,7 +272,7 @@ class Trainer:
                     own = {name: values[i] for name, values in host.items()}
                     one.look(number, rows, own, self.model)
                 alive = [one for one in running if not one.error]
-                if alive and is_lead() and progress.due(number):
+                if alive and is_lead() and progress.reached(number):
                     losses = [one.last["loss"] for one in alive]
                     row = progress.report(number, float(np.mean(losses)))
                     for key in ("tokens_per_second", "flops_per_second"):
@@ -283,26 +283,27 @@ class Trainer:
             return not all(one.error for one in running)
 
         schedules = [one.schedule for one in running]
-        for number, tokens_GBL1 in batches(
-            program.tokens, corpus, schedules, first, steps, progress.waited
-        ):
-            state, sums = program(state, tokens_GBL1)
-            going = settle()  # before `stop`: `StopTogether` relies on it
-            pending.append((number, sums))
-            if number == steps or not going:
-                break
-            stopping = stop()
-            every = self._config.checkpoint_every
-            if stopping or (every and number % every == 0):
-                if not settle():  # no run is left to save
+        with progress:
+            for number, tokens_GBL1 in batches(
+                program.tokens, corpus, schedules, first, steps, progress.waited
+            ):
+                state, sums = program(state, tokens_GBL1)
+                going = settle()  # before `stop`: `StopTogether` relies on it
+                pending.append((number, sums))
+                if number == steps or not going:
                     break
-                checkpoints.save(number, state)
-                if stopping:  # on the way out, checkpoints are committed
-                    raise Preempted(
-                        f"{what}: stopped after step {number}, which is "
-                        "committed; rerun the same command to continue"
-                    )
-        settle()
+                stopping = stop()
+                every = self._config.checkpoint_every
+                if stopping or (every and number % every == 0):
+                    if not settle():  # no run is left to save
+                        break
+                    checkpoints.save(number, state)
+                    if stopping:  # on the way out, checkpoints are committed
+                        raise Preempted(
+                            f"{what}: stopped after step {number}, which is "
+                            "committed; rerun the same command to continue"
+                        )
+            settle()
         return state
 
     def _check_memory(self, program: TrainProgram, what: str) -> None:

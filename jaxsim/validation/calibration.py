@@ -17,6 +17,7 @@ from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_per_byte
+from jaxsim.search.problem import Form
 from jaxsim.validation.measured import (
     CALIBRATED,
     PoolLosses,
@@ -362,6 +363,27 @@ class Corrector:
         member_CD, bytes_D, ensemble = self._text(rows)
         average_DC = bits_per_byte(ensemble.slope(w_C)[1], bytes_D[:, None])
         return self.calibration.slope(w_C, self._own_DC, bits_DC, average_DC, member_CD)
+
+    def closed(self, merge: Form, ensemble: Form) -> Form:
+        """The closed form of corrected merges, from those of merge and ensemble.
+
+        Every one of `features` is quadratic in the weights if both are.
+        """
+        b_KD = self.calibration.coefficients_DK.T
+        b_KD = np.concatenate([b_KD, np.zeros((5 - len(b_KD), b_KD.shape[1]))])
+        own_DC = self._own_DC.astype(float)
+        spread, own, members, average = (b_D[:, None, None] for b_D in b_KD[:4])
+        eye_CC, own_DCC = np.eye(own_DC.shape[1]), own_DC[:, :, None] * own_DC[:, None]
+        curve_DCC = (
+            merge.curve_DCC * (1 - members - average)
+            + ensemble.curve_DCC * average
+            + 4 * (spread * eye_CC + own * own_DCC)
+        )
+        return Form(
+            merge.constant_D + b_KD[0] + b_KD[4],
+            merge.linear_DC + b_KD[1][:, None] * own_DC,
+            curve_DCC,
+        )
 
     def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, Ensemble]:
         """Members' bits per byte [C, D] on windows of one split, bytes, ensemble."""

@@ -49,7 +49,7 @@ def read_external_runs(
                 f"{path}: there is no column 'name'; both files need one, and "
                 "a row for each run; the other columns are members in the "
                 "first file and domains in the second, spelled as in the pool "
-                "(docs/validate.md converts other tools' files)"
+                "(docs/own_runs.md converts other tools' files)"
             )
     table = read_mixtures(mixtures, members)
     # The header is now that of the metrics.

@@ -233,7 +233,8 @@ class TrainedChoice(Comparison, records.Stored):
     mixtures where its predictor errs in its favor.
 
     Attributes:
-      labels: what the user called the mixtures, in the order of the runs.
+      labels: what the user called the mixtures, in the order of the runs; the same
+        for each data seed.
     """
 
     FILE = "validation/chosen.json"
@@ -248,20 +249,24 @@ class TrainedChoice(Comparison, records.Stored):
 
 
 def compare_chosen(
-    asked: Mixtures, predictors: Scores, trained: Scores
+    asked: Mixtures, labels: Sequence[str], predictors: Scores, trained: Scores
 ) -> TrainedChoice:
     """Compares the scores of chosen mixtures with those of their runs, on test text.
 
-    `asked` are the mixtures as the user named them, those of `predictors` what the runs
-    realized.
+    Args:
+      asked: the mixtures as the user named them.
+      labels: which of them each run trained.
+      predictors: of what the runs realized.
+      trained: of the runs.
     """
     found, domains = measured(predictors, trained), predictors.evaluation.domains
     targets = Targets.of(predictors.evaluation, found.measured_D)
+    rows = [asked.names.index(label) for label in labels]
     return TrainedChoice(
-        labels=list(asked.names),
+        labels=list(labels),
         reference_runs=list(found.names),
         members=list(asked.members),
-        mixtures=asked.w_MC.tolist(),
+        mixtures=asked.w_MC[rows].tolist(),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         groups=dict(targets.groups),

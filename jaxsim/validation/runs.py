@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,16 +22,18 @@ from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import Scores, bits_per_byte
-from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, singles
+from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, mixture_key, singles
 from jaxsim.search.problem import Problem
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
-from jaxsim.validation.external import ExternalRuns
+from jaxsim.validation.external import ExternalRuns, read_mixtures
 from jaxsim.validation.measured import (
     PREDICTED,
     FromReplicates,
     Replicates,
+    TrainedChoice,
     beside,
     bits_by_name,
+    compare_chosen,
     measured,
     pool_losses,
 )
@@ -57,6 +60,7 @@ _APART = 0.1  # share of the tokens by which two mixtures differ at least
 REFERENCE_RUNS, MIXTURES = "reference-runs", "mixtures"
 CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtures"
 REPLICATES, REPLICATED_MIXTURES = "replicates", "replicated-mixtures"
+CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
 def held_out_runs(config: ValidateConfig, members: int) -> int:
@@ -426,6 +430,43 @@ def _from_replicates(scorer: Scorer, table: Mixtures, windows: int) -> FromRepli
     return FromReplicates(
         {p: bits_MD[:count] for p, bits_MD in bits.items()}, bits["merge"][count:]
     )
+
+
+def train_chosen(
+    config: Config,
+    scorer: Scorer,
+    path: Path,
+    trainer: Trainer,
+    bucket: Bucket | None = None,
+) -> TrainedChoice:
+    """Trains the mixtures of a file, for as many tokens as reference runs.
+
+    And the proportional mixture, which they are compared with; all of them with each
+    data seed that `config.validate.seeds` asks for.
+
+    Raises:
+      UserError: a row cannot be trained or is repeated.
+    """
+    asked = read_mixtures(path, scorer.members)
+    if len({mixture_key(w_C) for w_C in asked.w_MC}) < len(asked):
+        raise UserError(f"{path}: two rows are the same mixture")
+    merges = scorer.merges()
+    proportional = merges.take([merges.names.index(Labels.PROPORTIONAL)])
+    is_there = mixture_key(proportional.w_MC[0]) in map(mixture_key, asked.w_MC)
+    if not is_there and not scorer.stack.damaged & proportional.parts(0).keys():
+        asked = concatenate(asked, proportional)
+    settings, runs = config.validate, list[Run]()
+    for m in range(len(asked)):
+        run = reference_run(asked.parts(m), config.recipe, settings.token_multiplier)
+        seeds = range(1, max(settings.seeds, 1))
+        runs += [run, *(replicate_of(run, seed) for seed in seeds)]
+    table = mixture_table(scorer.members, runs, config.recipe)
+    scorer.stack.check_usable(table)
+    train_reference_runs(scorer, runs, runs, trainer, bucket)
+    trained = scorer.score_entries(CHOSEN, [run.name for run in runs], "test")
+    predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
+    labels = np.repeat(asked.names, max(settings.seeds, 1)).tolist()
+    return compare_chosen(asked, labels, predicted, trained)
 
 
 def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:

@@ -132,7 +132,7 @@ def test_a_part_is_the_beginning_of_all(tmp_path):
         assert unit.supply == pytest.approx(all_of_it.units[name].tokens, rel=0.25)
 
 
-def test_repeated_ids_are_copies_or_bad_whatever_the_order(tmp_path, capsys):
+def test_repeated_ids_are_copies_or_bad_whatever_the_order(tmp_path, capsys, verbose):
     records = made(60)
     twice = {**records[1], "text": "another text with some words"}
     found = []
@@ -328,7 +328,7 @@ def test_in_order_is_the_order_of_documents(tmp_path):
     assert open_corpus(tmp_path / "work").units == corpus.units
 
 
-def test_a_table_says_what_became_of_documents_and_warns(tmp_path, capsys):
+def test_a_table_says_what_became_of_documents_and_warns(tmp_path, capsys, verbose):
     records = made(120)
     lost = [{"id": f"lost{i}", "text": words(random.Random(i), 9)} for i in range(60)]
     twice = [{**record, "id": f"again{i}"} for i, record in enumerate(records[:60])]

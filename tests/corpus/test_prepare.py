@@ -583,7 +583,7 @@ def plant(tmp_path, sources, config):
 
 
 def test_planted_evaluation_text_is_dropped_and_counted(
-    sources, work, tmp_path, capsys
+    sources, work, tmp_path, capsys, verbose
 ):
     config = config_of(sources)
     clean = prepare(config, tmp_path / "clean")
@@ -698,7 +698,7 @@ def test_base_text_may_have_the_names_of_partitions(work, tmp_path):
     assert again.record.summary["dropped"] == {"all": {"no topic": 2}}
 
 
-def test_bad_records_abort_or_are_reported(sources, work, capsys):
+def test_bad_records_abort_or_are_reported(sources, work, capsys, verbose):
     with open(sources["a"].path, "a") as file:
         file.write("7\n")
     with pytest.raises(UserError, match="1 not a JSON object"):
@@ -755,7 +755,9 @@ def with_letters(config, tmp_path, begin, end="</s>"):
     return with_corpus(config, tokenizer=TokenizerConfig("file", path=path, **names))
 
 
-def test_documents_begin_with_a_token_of_their_own(sources, work, tmp_path, capsys):
+def test_documents_begin_with_a_token_of_their_own(
+    sources, work, tmp_path, capsys, verbose
+):
     config = with_letters(config_of(sources), tmp_path, "<s>")
     corpus = prepare(config, work)
     said = "begin-of-text: '<s>', id 11; end-of-text: '</s>', id 12"

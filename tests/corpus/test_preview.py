@@ -103,7 +103,7 @@ def test_numbers_are_those_of_prepare(tmp_path):
             assert windows == pytest.approx(domain.windows[split], abs=2)
 
 
-def test_a_good_corpus(dry_run, tmp_path):
+def test_a_good_corpus(dry_run, tmp_path, verbose):
     data = tmp_path / "data"
     made = records(200, created="2015-03-01", extra={"score": 0.5})
     made[3]["created"] = "n.d."
@@ -118,7 +118,7 @@ def test_a_good_corpus(dry_run, tmp_path):
         "files left out: hidden (1): .hidden.jsonl",
         "files left out: plain text (1): notes.md",
         "looked at all 200 records",
-        "taken: 199 documents",
+        "; 199 documents taken",
         "left out: no topic (1)",
         "dates: 199, from 2015-03-01 to 2015-03-01",
         " date (1, as 'n.d.')",
@@ -131,7 +131,7 @@ def test_a_good_corpus(dry_run, tmp_path):
         assert f" {record['id']} " in out and record["text"][:40] in out
 
 
-def test_all_problems_are_named_at_once(dry_run, tmp_path):
+def test_all_problems_are_named_at_once(dry_run, tmp_path, verbose):
     write_jsonl(tmp_path / "data" / "a.jsonl", records(8))
     write_jsonl(tmp_path / "other.jsonl", records(100))
     missing = '"gone": source(reader="records", path="/no/such/folder"),'

@@ -165,7 +165,7 @@ def prepared(tmp_path: Path):
     return build
 
 
-def test_what_does_not_fit_is_named_and_counted(prepared, capsys):
+def test_what_does_not_fit_is_named_and_counted(prepared, capsys, verbose):
     corpus = prepared(records([4, 40, 5, 6, 33, 32, 7, 8]))
     domain = corpus.domains["task"]
     assert domain.by_document

@@ -96,8 +96,26 @@ def test_dry_run_does_nothing(clone: Path, script: str, command: str) -> None:
     assert not log(clone)
 
 
+def test_help_helps_and_does_nothing(clone: Path) -> None:
+    scripts = [path.name for path in (clone / "launch").glob("*.sh")]
+    helping = [name for name in scripts if f"  launch/{name} " in _comment(clone, name)]
+    assert {"quickstart.sh", "test.sh", "tpu.sh", "slurm.sh"} <= {*helping}
+    for name in helping:
+        for argv in (["--help"], ["train", "-h"]):
+            done = run(clone, f"launch/{name}", *argv)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert f"  launch/{name} " in done.stdout and "#" not in done.stdout
+    assert not (clone / ".venv").exists()
+    assert not log(clone)
+
+
+def _comment(clone: Path, name: str) -> str:
+    """The comment at the top of a script."""
+    return (clone / "launch" / name).read_text().partition("\nset ")[0]
+
+
 def test_tests_are_installed_once(clone: Path) -> None:
-    assert run(clone, ".ci/run", "-k", "word").returncode == 0
+    assert run(clone, "launch/test.sh", "-k", "word").returncode == 0
     venv, install, tests = log(clone)
     assert venv == "-m venv .venv"
     assert install.startswith("-m pip install -q ")
@@ -114,6 +132,18 @@ def test_tests_are_installed_once(clone: Path) -> None:
     clone.rename(clone.parent / "moved")  # an editable install stays behind
     assert run(clone.parent / "moved", "launch/test.sh").returncode == 0
     assert [line[:6] for line in log(clone)] == ["-m pip", "-m pyt"]
+
+
+def test_ci_runs_tests_then_pages_then_package(clone: Path) -> None:
+    python = clone.parent / "python"
+    build = "-m\\ build*) exit 7;;\nesac\n"
+    python.write_text(PYTHON.removesuffix("esac\n") + build)
+    assert run(clone, ".ci/run", "-k", "word").returncode == 7
+    ran = [line for line in log(clone) if not line.startswith(("-m pip", "-m venv"))]
+    tests, pages, package = ran
+    assert tests.endswith(" -k word")
+    assert pages == "-m mkdocs build --strict"
+    assert package == "-m build --outdir dist"
 
 
 def test_quickstart_says_where_the_report_is(clone: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.launch.conftest import ARGUMENTS, Launch
 
 SCRIPTS = (".ci/run", *(f"launch/{name}.sh" for name in (
-    "kubernetes", "quickstart", "slurm", "slurm_array", "test", "tpu"
+    "docs", "kubernetes", "package", "quickstart", "slurm", "slurm_array", "test", "tpu"
 )))  # fmt: skip
 CLUSTER = {
     "IMAGE": "registry/jaxsim:1",

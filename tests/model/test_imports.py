@@ -10,7 +10,7 @@ HOMES = {
     "orbax": {"checkpoints"},
     "etils": {"checkpoints", "__init__"},
     "tensorflow_datasets": {"corpus"},
-    "ml_collections": {"config", "cli"},
+    "ml_collections": {"config", "cli", "notebook"},
     "absl": {"config", "cli"},
     "tensorflow": set(),
 }
@@ -31,6 +31,8 @@ ENDS = {
     "export",
     "workdir",
     "commands",
+    "notebook",
+    "results",
     "cli",
     "doctor",
     "__main__",

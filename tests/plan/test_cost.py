@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from jaxsim.plan.cost import scoring_costs, show_closed_form, show_costs, training_costs
+from jaxsim.log import showing_details
+from jaxsim.plan.cost import (
+    closed_form_sentence,
+    scoring_costs,
+    show_costs,
+    training_costs,
+)
 
 from . import small
 
@@ -56,6 +62,7 @@ def test_costs_of_scoring():
         # One gradient, whatever the number of candidates.
         "scoring candidates of held-out runs": 5 * (300 + 1_000),
         "scoring of the search, on all domains": 40 * (60 + 500),
+        "the answer's closed form, on test": (5 + 20) * (2_000 + 500),
     }
 
 
@@ -70,20 +77,20 @@ def test_a_very_large_table_is_not_merged():
         "scoring the best of dirichlet:100000": 9 * tokens,
         "a closed form's gradient": 5 * tokens,
         "a closed form's checks": 20 * tokens,
+        "the answer's closed form, on test": (5 + 20) * (2_000 + 500),
     }
     config = small.changed("score", config, merges=100_000)
     work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
     assert work["scoring dirichlet:100000"] == 100_000 * tokens
 
 
-def test_without_text_a_large_table_and_a_search_are_a_measure(capsys):
+def test_without_text_a_large_table_and_a_search_are_a_measure():
     """Of 1B: 33 base and members, a gradient and 20 checks are 58 passes."""
     *table, search = scoring_costs(small.changed("search", evaluations=40), 32, None)
     assert sum(cost.work for cost in table) == 58 * 2**20
     assert search.work == 40 * 2**20
-    show_closed_form(32)
-    out = capsys.readouterr().out
-    assert "58 forward passes" in out and "25 if the members are scored" in out
+    said = closed_form_sentence(32)
+    assert "58 forward passes" in said and "25 if the members are scored" in said
 
 
 def test_much_scoring_is_a_warning(capsys):
@@ -91,7 +98,8 @@ def test_much_scoring_is_a_warning(capsys):
     config = small.changed("validate", held_out=0)
     much = {"a": {"dev": (3_000_000, 0), "test": (2_000_000, 0)}}
     for domains, members, expected in ((DOMAINS, 3, False), (much, 3, True)):
-        show_costs(config, members, small.VOCABULARY, domains)
+        with showing_details():
+            show_costs(config, members, small.VOCABULARY, domains)
         out = capsys.readouterr().out
         assert "all scoring" in out
         assert ("WARNING: scoring costs" in out) == expected

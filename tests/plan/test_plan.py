@@ -4,10 +4,11 @@ import importlib.util
 import re
 
 import jax
+import jsonschema
 import pytest
 from hlo import Module
 
-from jaxsim import cli
+from jaxsim import cli, plan, results
 from jaxsim.devices import known_chip
 from jaxsim.errors import UserError
 from jaxsim.plan import devices_of, programs, sizes_of
@@ -40,11 +41,16 @@ def config_file(folder, source: str) -> str:
     return f"--config={path}"
 
 
-def test_attached_devices_are_planned_for(tmp_path, capsys):
+def test_attached_devices_are_planned_for(tmp_path, capsys, monkeypatch):
     """Without text, without a workdir, without a TPU."""
     dates = "by_dates=(('2000', '2001'), ('2002', '2003'))"
-    assert cli.main(["plan", config_file(tmp_path, dates)]) == 0
-    out = capsys.readouterr().out
+    documents = []
+    monkeypatch.setattr(cli, "_print_json", documents.append)
+    assert cli.main(["plan", config_file(tmp_path, dates), "--json", "--verbose"]) == 0
+    jsonschema.validate(documents[0], results.schema("plan"))
+    plan.show_plan(documents[0]["result"])
+    captured = capsys.readouterr()
+    out = captured.out + captured.err
     assert f"{jax.device_count()} x cpu" in out
     assert "2 members" in out
     assert re.search(r"parallel runs over .*: compiled after", out)

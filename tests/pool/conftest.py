@@ -43,6 +43,11 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(autouse=True)
+def details(verbose):
+    """Tests look at what was resumed, and at each step."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Project:
     """A workdir with a published base model, and the trainer of its members."""

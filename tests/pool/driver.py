@@ -10,6 +10,8 @@ from jaxsim.cli import main
 if __name__ == "__main__":
     config, workdir, *rest = sys.argv[1:]
     for command in ("prepare", "base", "train"):
-        code = main([command, f"--config={config}", f"--workdir={workdir}", *rest])
+        code = main(
+            [command, f"--config={config}", f"--workdir={workdir}", "--verbose", *rest]
+        )
         if code:
             sys.exit(code)

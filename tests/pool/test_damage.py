@@ -163,7 +163,7 @@ DAMAGE = [
     (edit(leaves__embedding=[[8, 16], "float32"]), r"leaf embedding is"),
     (edit(leaves__embedding=[[264, 16], "bfloat16"]), r"leaf embedding is"),
     (edit(leaves__more=[[1], "float32"]), r"leaf more is"),
-    (edit(version=2), r"format version 2, and this version of jaxsim reads 7"),
+    (edit(version=2), r"format version 2, and this version of jaxsim reads 8"),
     (edit(record="Group"), r"not a record of kind Manifest"),
     (edit(name="b"), r"it belongs to 'b'"),
     (edit(attempt="../b/attempt-000000000000"), r"is not a folder of this"),
@@ -247,7 +247,7 @@ def test_attempts_that_no_manifest_names_are_not_read(project):
     [
         ("", "unreadable"),
         ("[]", "not a JSON object"),
-        ('{"version": 9}', "version 9, and this version of jaxsim reads 7"),
+        ('{"version": 9}', "version 9, and this version of jaxsim reads 8"),
         (None, "recipe: missing"),
     ],
 )

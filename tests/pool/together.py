@@ -95,6 +95,7 @@ if __name__ == "__main__":
                 command,
                 f"--config={config}",
                 f"--workdir={workdir}",
+                "--verbose",
                 f"--coordinator=localhost:{port}",
                 "--processes=2",
                 f"--process={process}",

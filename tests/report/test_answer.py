@@ -10,13 +10,13 @@ from jaxsim.records import Basis
 from jaxsim.report import agreement
 from jaxsim.report.answer import (
     aim_of,
-    answer,
     next_command,
     on_test_text,
     outcomes,
+    same_mixture,
     search_sentences,
     shift_sentence,
-    train_command,
+    ties_sentence,
     usual,
 )
 from jaxsim.search.result import Ranking
@@ -27,15 +27,10 @@ from .workdirs import MEMBERS, OUTSIDE, chosen_of, found_of, on_basis_of, valida
 TRAIN = "jaxsim validate --workdir=W --mixtures=W/search/best.csv"
 
 
-def lines(found, validation=None, **more):
-    """The parts of the answer by their labels."""
-    return dict(answer(found, validation, "W", **more))
-
-
 def calibrated(found, *shifts, singles_known=True):
     """A search whose merges were shifted by the calibration."""
     for row, shift in zip(found.rows, shifts, strict=True):
-        row["shift"] = shift
+        row["shift"] = row["test_shift"] = shift
     return dataclasses.replace(found, calibrated=True, singles_known=singles_known)
 
 
@@ -51,44 +46,6 @@ def test_a_single_member_is_compared_as_its_own_reference_run():
     known = calibrated(found, 0.05, 0.05, 0.05, 0.0)
     assert "is predicted to have 1.0500" in on_test_text(known)
     assert "has 1.0200, 0.0300 less" in on_test_text(known)
-
-
-def test_warnings_stand_with_the_answer():
-    """What to know before training comes before the command that trains."""
-    labels = [label for label, _ in answer(found_of(), None, "W")]
-    assert labels.index("WARNING") < labels.index("Train it")
-    assert "would repeat 2.5 times" in lines(found_of())["WARNING"]
-
-
-@pytest.mark.parametrize(("over", "kept"), [(0.0, True), (0.02, False)])
-def test_a_mixture_that_breaks_a_limit_is_not_called_the_best(over, kept):
-    domains = {OUTSIDE: {"best": 2.0 + over, "base": 2.1, "limit": 2.0}}
-    found = dataclasses.replace(found_of(), domains=domains)
-    labels = [label for label, _ in answer(found, None, "W")]
-    assert ("Best mixture" in labels) == ("Train it" in labels) == kept
-    assert ("NO BEST MIXTURE" in labels) != kept
-    if not kept:
-        assert "keeps every limit" in lines(found)["NO BEST MIXTURE"]
-        assert "The nearest: 1/2 each of" in lines(found)["NO BEST MIXTURE"]
-
-
-def test_reference_runs_that_no_search_used_are_not_denied(workdir):
-    """Two are too few for a search, and are counted all the same."""
-    found = found_of(trained=False)
-    text = current_lines(found, validation_of(workdir, 2))["Open questions"]
-    assert "no search used the 2 held-out runs" in text
-    assert "how well merges rank (2 held-out runs, fewer than 12)" in text
-    assert "no reference runs used" not in text
-
-
-def test_printed_commands_can_be_pasted():
-    """Whatever the folder is called, a shell gives it to jaxsim as it is."""
-    workdir = "my runs/it's $HOME"
-    for command in (
-        train_command(workdir),
-        next_command(found_of(), None, workdir)[1].partition(" && ")[0],
-    ):
-        assert f"--workdir={workdir}" in shlex.split(command)
 
 
 def test_the_shift_of_the_rows_is_said():
@@ -113,106 +70,6 @@ def test_a_single_member_may_be_shifted_where_it_is_no_reference_run():
     assert "Single members" not in text
 
 
-def test_nothing_searched():
-    said = lines(None)
-    assert "jaxsim run --config=FILE.py --workdir=W" in said["Next"]
-    assert "None yet" in said["Best mixture"] and "Ties" not in said
-    assert "no reference runs used" in said["Open questions"]
-
-
-def test_before_reference_runs_the_next_command_trains_some():
-    found = found_of(trained=False)
-    said = lines(found)
-    assert "1/2 each of" in said["Best mixture"]
-    command = "jaxsim validate --workdir=W --config.validate.held_out=12"
-    assert command in said["Next"]
-    assert "1 of 39 other mixtures" in said["Ties"]
-    assert "merges only" in said["Ties"]
-    assert "accuracy on tasks" in said["Open questions"]
-
-
-def current_lines(found, validation=None, **more):
-    """With reference runs of the same pool and text."""
-    if validation is not None:
-        validation = on_basis_of(found, validation)
-    return lines(found, validation, **more)
-
-
-def test_reference_runs_of_another_pool_do_not_count(workdir):
-    """The answer is the one without reference runs."""
-    found = found_of(trained=False)
-    other = validation_of(workdir, 12, replicates=3)
-    assert lines(found, other) == lines(found, None)
-    assert "no reference runs used" in lines(found, other)["Open questions"]
-
-
-def test_the_next_command_follows_what_is_missing(workdir):
-    found = found_of(trained=True)
-    few = current_lines(found, validation_of(workdir, 5))
-    assert "--config.validate.held_out=12" in few["Next"]
-    assert "fewer than 12" in few["Open questions"]
-    single = current_lines(found, validation_of(workdir, 12))
-    assert "--config.validate.replicates=" in single["Next"]
-    assert "no replicates" in single["Open questions"]
-    repeated = current_lines(found, validation_of(workdir, 12, replicates=3))
-    assert f"--config.search.windows={4 * found.windows}" in repeated["Next"]
-    assert "jaxsim score" not in repeated["Next"]
-    assert "no replicates" not in repeated["Open questions"]
-    by_table = dataclasses.replace(found, method="table")
-    by_table = current_lines(by_table, validation_of(workdir, 12, replicates=3))
-    assert "jaxsim score --workdir=W --config.score.windows=20" in by_table["Next"]
-    alone = current_lines(
-        found_of(trained=True, tied=1), validation_of(workdir, 12, replicates=3)
-    )
-    assert "Next" not in alone and TRAIN in alone["Train it"]
-    assert "0 of 39 other mixtures" in alone["Ties"]
-
-
-def test_training_the_answer_comes_first_where_there_are_reference_runs(workdir):
-    """Without enough of them it is offered last."""
-    for trained, reference_runs in ((False, 0), (True, 5)):
-        validation = validation_of(workdir, reference_runs) if reference_runs else None
-        said = list(current_lines(found_of(trained), validation))
-        assert said.index("Next") < said.index("Train it")
-    enough = validation_of(workdir, 12, replicates=3)
-    said = list(current_lines(found_of(trained=True), enough))
-    assert said.index("Train it") < said.index("Next")
-
-
-def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdir):
-    found = found_of(trained=False)
-    validation = on_basis_of(found, validation_of(workdir, 12))
-    expected = "Search again, with the reference runs: `jaxsim search --workdir=W`"
-    assert lines(found, validation)["Next"] == expected
-    other = dataclasses.replace(validation, basis=Basis("other text"))
-    assert "Search again" not in lines(found, other)["Next"]
-
-
-def test_a_standard_mixture_that_ties_is_named():
-    text = "not significantly better than uniform."
-    assert text in lines(found_of(tied=4))["Ties"]
-    assert text in lines(found_of(trained=True, tied=4))["Ties"]
-    assert "significantly" not in lines(found_of(tied=3))["Ties"]
-
-
-def test_a_pool_of_one_member_needs_another():
-    basis = Basis(text="t", base="b", members={"a": "1"})
-    found = dataclasses.replace(found_of(), basis=basis, searched=1)
-    found.rows[:] = found.rows[:1]
-    found.ties["count"] = 1
-    assert lines(found)["Ties"] == "None. No other mixture was scored."
-    assert lines(found)["Next"].startswith("Add a partition")
-
-
-def test_no_error_is_not_a_clear_winner():
-    for tied in (1, 4):
-        blind = found_of(tied=tied)
-        for row in blind.rows:
-            row["error"] = 0.0
-        text = lines(blind)["Ties"]
-        assert text.startswith("Unknown.") and "significantly" not in text
-
-
 def test_a_choice_that_fails_on_test_text_says_so():
     found = found_of()
     assert "0.0300 more" in on_test_text(found)
@@ -220,117 +77,6 @@ def test_a_choice_that_fails_on_test_text_says_so():
     assert "0.0100 less. The lead" in on_test_text(found)
     found.rows[0]["test"] = None
     assert "not compared" in on_test_text(found)
-
-
-def test_a_trained_choice_is_reported(workdir):
-    found = found_of(trained=True)
-    validation = on_basis_of(found, validation_of(workdir, 12, replicates=3))
-    said = lines(found, validation)
-    assert "it was not trained" in said["Open questions"]
-    assert TRAIN in said["Train it"]
-    chosen = chosen_of(found, trained=2.1234)
-    said = lines(found, validation, chosen=chosen)
-    assert "as reference-best: 2.1234" in said["Trained"]
-    assert "the merge predicted 2.1000" in said["Trained"]
-    assert "trained minus merge is +0.0234" in said["Trained"]
-    assert "Train it" not in said
-    assert "not trained" not in said["Open questions"]
-
-
-@pytest.mark.parametrize("other", ["mixture", "pool", "text"])
-def test_only_the_best_of_this_pool_and_text_counts_as_trained(other):
-    found = found_of(trained=True)
-    chosen = chosen_of(found)
-    if other == "mixture":
-        mixtures = [[0.51, 0.49, 0.0], *chosen.mixtures[1:]]
-        chosen = dataclasses.replace(chosen, mixtures=mixtures)
-    elif other == "pool":
-        members = chosen.basis.members | {MEMBERS[0]: "another"}
-        basis = dataclasses.replace(chosen.basis, members=members)
-        chosen = dataclasses.replace(chosen, basis=basis)
-    else:
-        basis = dataclasses.replace(chosen.basis, text="another")
-        chosen = dataclasses.replace(chosen, basis=basis)
-    said = lines(found, chosen=chosen)
-    assert "Trained" not in said
-    assert "it was not trained" in said["Open questions"]
-
-
-def test_a_mixture_that_was_rounded_to_be_trained_is_the_same():
-    found = found_of(trained=True)
-    chosen = chosen_of(found)
-    mixtures = [[0.500006, 0.499994, 0.0], *chosen.mixtures[1:]]
-    chosen = dataclasses.replace(chosen, mixtures=mixtures)
-    assert "reference-best" in lines(found, chosen=chosen)["Trained"]
-
-
-def test_a_best_mixture_among_the_reference_runs_was_trained(workdir):
-    found = found_of(trained=True)
-    validation = on_basis_of(found, validation_of(workdir, 12))
-    mixture = [found.best["weights"].get(name, 0.0) for name in MEMBERS]
-    mixtures = [mixture, *validation.mixtures[1:]]
-    validation = dataclasses.replace(validation, mixtures=mixtures)
-    said = lines(found, validation)
-    reference = validation.points["reference"][OUTSIDE][0]
-    assert f"as reference-0: {reference:.4f}" in said["Trained"]
-    assert "range" not in said["Trained"]  # it is one of the runs
-    assert "not trained" not in said["Open questions"]
-
-
-@pytest.mark.parametrize(
-    ("token_multiplier", "words"),
-    [(1.0, "token multiplier 1 only"), (2.5, "token multiplier 2.5 only"),
-     (None, "longer training or other")],
-)  # fmt: skip
-def test_the_token_multiplier_is_open(token_multiplier, words):
-    said = lines(found_of(), token_multiplier=token_multiplier)
-    assert words in said["Open questions"]
-
-
-def test_the_answer_has_target_and_weights():
-    text = lines(found_of(trained=True))["Best mixture"]
-    assert OUTSIDE in text and "1/2 each of" in text
-
-
-def test_commands_keep_the_token_multiplier_of_the_reference_runs():
-    found = found_of()
-    flag = "--config.validate.token_multiplier=4"
-    said = lines(found, None, token_multiplier=4.0)
-    for label in ("Next", "Train it"):
-        assert f"jaxsim validate --workdir=W {flag}" in said[label]
-        assert "token_multiplier" not in lines(found, None, token_multiplier=1.0)[label]
-
-
-def test_a_single_member_that_ties_with_uniform_says_so():
-    found = found_of(trained=True, tied=4)
-    found.rows[0]["weights"] = {MEMBERS[0]: 1.0}
-    assert lines(found)["Ties"].endswith("It is not significantly better than uniform.")
-
-
-def test_epochs_of_every_source_with_weight_are_named():
-    """Those beyond what a member has seen are marked."""
-    said = lines(found_of())["Epochs in the planned run"]
-    assert said == (
-        f"{MEMBERS[0]} 2.50 (extrapolated: its member 1.50), {MEMBERS[1]} 1.50."
-    )
-    found = found_of()
-    for source in found.sources.values():
-        source["epochs"] = None  # no run is planned
-    assert "Epochs in the planned run" not in lines(found)
-
-
-def test_the_range_of_every_weight_is_named():
-    said = lines(found_of())["Range of weights"]
-    ranges = f"{MEMBERS[0]} 0.30 to 0.70 and {MEMBERS[1]} 0.20 to 0.90."
-    assert said.startswith(ranges)
-    assert "at most 0.0125 bits per byte worse" in said
-    found = found_of()
-    found.sources[MEMBERS[0]] |= {"low": None, "high": None}
-    said = lines(found)["Range of weights"]
-    assert said.startswith(f"{MEMBERS[0]} unknown and {MEMBERS[1]} 0.20 to 0.90.")
-    for source in found.sources.values():
-        source |= {"low": None, "high": None}
-    assert "Range of weights" not in lines(found)
 
 
 def test_how_far_the_quadratic_is_from_merges():
@@ -423,29 +169,6 @@ def test_without_reference_runs_of_this_pool_nothing_is_usual(
     assert "range of one more run" not in text
 
 
-def test_a_trained_rival_is_compared_as_trained(found, validation):
-    chosen = chosen_of(found, trained=2.18)
-    text = said(chosen, found, validation)
-    assert "the best is 0.0400 better than uniform, trained as reference-even" in text
-    assert "(2.2200), training noise included." in text
-
-
-def test_a_single_member_is_a_trained_model(found):
-    row = found.rows[1]
-    row["weights"] = {MEMBERS[2]: 1.0}
-    text = said(chosen_of(found), found, None)
-    assert f"than the member {MEMBERS[2]} ({row['test']:.4f})" in text
-
-
-def test_the_worst_case_is_not_compared_with_a_mean(found, validation):
-    """Values of rows are then on another scale than means of reference runs."""
-    found = dataclasses.replace(found, objective="worst")
-    chosen = alone(chosen_of(found))
-    assert "training noise included" not in said(chosen, found, validation)
-    both = said(chosen_of(found), found, validation)
-    assert "than uniform, trained as" in both
-
-
 def test_rivals_of_another_search_are_not_compared(found, validation):
     basis = dataclasses.replace(found.basis, text="other")
     other = dataclasses.replace(found, basis=basis)
@@ -493,3 +216,89 @@ def alone(chosen):
             for name, points in chosen.points.items()
         },
     )
+
+
+def following(found, validation=None, **more):
+    """What to do next, in words and as a command."""
+    if validation is not None:
+        validation = on_basis_of(found, validation)
+    return next_command(found, validation, "W", **more)
+
+
+def test_the_next_command_follows_what_is_missing(workdir):
+    why, command = following(found_of())
+    assert "how well merges predict" in why
+    assert "jaxsim validate --workdir=W --config.validate.held_out=12" in command
+    found = found_of(trained=True)
+    assert "held_out=12" in following(found, validation_of(workdir, 5))[1]
+    single = following(found, validation_of(workdir, 12))
+    assert "--config.validate.replicates=" in single[1]
+    repeated = validation_of(workdir, 12, replicates=3)
+    command = following(found, repeated)[1]
+    assert f"--config.search.windows={4 * found.windows}" in command
+    assert "jaxsim score" not in command
+    by_table = dataclasses.replace(found, method="table")
+    command = following(by_table, repeated)[1]
+    assert "jaxsim score --workdir=W --config.score.windows=20" in command
+    assert following(found_of(trained=True, tied=1), repeated) == ("", "")
+
+
+def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdir):
+    said = following(found_of(trained=False), validation_of(workdir, 12))
+    expected = "Search again, with the reference runs", "jaxsim search --workdir=W"
+    assert said == expected
+
+
+def test_commands_keep_the_token_multiplier_of_the_reference_runs():
+    flag = "--config.validate.token_multiplier=4"
+    command = following(found_of(), token_multiplier=4.0)[1]
+    assert f"jaxsim validate --workdir=W {flag}" in command
+    assert "token_multiplier" not in following(found_of(), token_multiplier=1.0)[1]
+
+
+def test_printed_commands_can_be_pasted():
+    """Whatever the folder is called, a shell gives it to jaxsim as it is."""
+    workdir = "my runs/it's $HOME"
+    command = next_command(found_of(), None, workdir)[1].partition(" && ")[0]
+    assert f"--workdir={workdir}" in shlex.split(command)
+
+
+def test_ties_say_how_many_and_what_they_rest_on():
+    assert ties_sentence(found_of()).startswith("1 of 39 other mixtures cannot be told")
+    assert "merges only" in ties_sentence(found_of())
+    said = ties_sentence(found_of(trained=True))
+    assert "error of reference runs included" in said
+
+
+def test_simple_mixtures_that_tie_are_named():
+    """What a search found has no name that says anything."""
+    assert ties_sentence(found_of(tied=4)).endswith(" and uniform.")
+    assert "uniform" not in ties_sentence(found_of(tied=3))
+    found = found_of(tied=4)
+    for row in found.rows:
+        row["kind"] = "found"
+    assert "among them" not in ties_sentence(found)
+    found.rows[2] |= {"weights": {MEMBERS[0]: 1.0}}
+    assert f"among them {found.rows[2]['name']} alone" in ties_sentence(found)
+
+
+def test_a_pool_of_one_member_needs_another():
+    basis = Basis(text="t", base="b", members={"a": "1"})
+    found = dataclasses.replace(found_of(), basis=basis, searched=1)
+    found.rows[:] = found.rows[:1]
+    found.ties["count"] = 1
+    assert ties_sentence(found) == "None. No other mixture was scored."
+    assert following(found)[0].startswith("Add a partition")
+
+
+def test_no_error_is_not_a_clear_winner():
+    for tied in (1, 4):
+        blind = found_of(tied=tied)
+        for row in blind.rows:
+            row["error"] = 0.0
+        assert ties_sentence(blind).startswith("Unknown.")
+
+
+def test_a_mixture_that_was_rounded_to_be_trained_is_the_same():
+    assert same_mixture({"a": 0.5, "b": 0.5}, {"a": 0.500006, "b": 0.499994, "c": 0.0})
+    assert not same_mixture({"a": 0.5, "b": 0.5}, {"a": 0.51, "b": 0.49})

@@ -14,9 +14,11 @@ from jaxsim.report.table import Estimate, number, percent, short, signed
 from jaxsim.report.tables import (
     constraint_words,
     marginal,
+    mixtures,
     objective,
     shown_mixtures,
     sources,
+    tradeoff,
 )
 from jaxsim.scoring.evaluation import gather
 
@@ -24,6 +26,7 @@ from .workdirs import (
     MEMBERS,
     OUTSIDE,
     chosen_of,
+    closed_of,
     found_of,
     reference_scores,
     validation_of,
@@ -62,7 +65,7 @@ def test_losses_of_the_standard_mixtures(workdir, capsys):
     assert f"mixture macro in-pool {OUTSIDE}" in out
     for name in ("base", *MEMBERS, "uniform", "proportional"):
         assert name in out
-    assert "bits per byte on dev text" in out
+    assert "bits per byte on all dev text" in out
     assert "OVERRIDE" not in out
 
 
@@ -138,12 +141,12 @@ def test_found(capsys, trained):
     out = said(capsys)
     heading = found.ties["heading"]
     assert out.startswith(f"{heading} (2 of 40 mixtures, for {OUTSIDE})")
-    for row in found.rows:
-        assert (
-            f"{row['name']} 1/{len(row['weights'])} each {row['dev']:.4f} "
-            f"{row['test']:.4f} {row['ensemble']:.4f} "
-            f"{row['members']:.4f} {row['difference']:+.4f}"
-        ) in out
+    assert "2.0000 - - yes" in out
+    for row in found.rows[1:]:
+        gain, limit = (-100 * row[key] / 2.0 for key in ("difference", "limit"))
+        tied = "yes" if row["tied"] else "no"
+        assert f"{row['dev']:.4f} {gain:+.1f} {limit:+.1f} {tied}" in out
+    assert out.count("row 3 2.0300") == 1
     assert short(f"at most 50.0% of {MEMBERS[0]}", 40) in out
     assert "0.0007 1 percentage point" in out
     assert "at most 2 sources not known" in out
@@ -154,10 +157,11 @@ def test_found_shows_the_shift_where_merges_are_calibrated(capsys):
     for row in found.rows:
         row["shift"] = 0.0123
     show_search(found)
-    assert "calibration" not in said(capsys).partition("bits per byte, lower")[0]
+    assert "calibrated with reference runs" not in said(capsys)
     show_search(dataclasses.replace(found, calibrated=True))
     out = said(capsys)
-    assert "2.3000 +0.0123 +0.0000" in out
+    assert "2.0123 - - yes" in out
+    assert "calibrated with reference runs" in out
     assert "shifts the merges by +0.0123" in out
 
 
@@ -181,7 +185,7 @@ def test_a_search_over_twelve_members_stays_short(capsys):
     show_search(found)
     out = capsys.readouterr().out.splitlines()
     assert len(out) <= 42
-    assert any("34 more rows in" in line for line in out)
+    assert any("37 more rows in" in line for line in out)
 
 
 def test_marginal_values_show_both_ends(capsys):
@@ -197,7 +201,7 @@ def test_marginal_values_show_both_ends(capsys):
     )
     show_search(found)
     out = said(capsys)
-    for name, value in (("m0", -4), ("m2", -2), ("m6", 2), ("m8", 4)):
+    for name, value in (("m0", 4), ("m2", 2), ("m6", -2), ("m8", -4)):
         assert f"{name} {value:+.2f}" in out
     assert "m4 " not in out
     assert "to first order" in out
@@ -207,10 +211,34 @@ def test_chosen(capsys):
     found = found_of(trained=True)
     show_chosen(chosen_of(found, trained=2.1875), found, None)
     out = said(capsys)
-    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 +0.0875" in out
+    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 -4.2" in out
     assert "even macro in-pool 2.2275 2.1400" in out
     assert "trained minus merge is +0.0875" in out
     assert "too few held-out runs" in out
+
+
+def test_the_runs_of_a_mixture_are_one_row():
+    found = found_of(trained=True)
+    one = chosen_of(found)
+    both = {
+        name: {t: [*values, values[0] + 0.02] for t, values in by_target.items()}
+        for name, by_target in one.points.items()
+    }
+    chosen = dataclasses.replace(
+        one, labels=["the best", "proportional", "the best"], points=both,
+        mixtures=[*one.mixtures, one.mixtures[0]],
+        reference_runs=[*one.reference_runs, "reference-best-2"],
+    )  # fmt: skip
+    first, second = agreement.trained(chosen, found).rows
+    assert first["mixture"].startswith("the answer: 1/2 each of")
+    assert (first["runs"], second["runs"]) == (2, 1)
+    assert first["trained"] == pytest.approx(2.19)
+    assert (first["low"], first["high"]) == pytest.approx((2.18, 2.20))
+    assert first["gain"] == pytest.approx(1 - 2.19 / 2.22)
+    assert second["mixture"] == "proportional" and second["gain"] == 0
+    alone = agreement.trained(one, found)  # nothing to count gains from
+    assert alone.rows[0]["gain"] is None
+    assert alone.rows[1]["mixture"].startswith("even: 1/3 each of")
 
 
 def test_chosen_carries_the_marks_of_an_override(capsys):
@@ -240,16 +268,54 @@ def test_a_mean_over_domains_has_no_interval(workdir):
 
 def test_the_best_single_member_is_shown_however_late_it_ties():
     found = found_of(tied=4)
-    many = [{**found.rows[0], "name": f"mixture {i}"} for i in range(20)]
+    many = [{**found.rows[0], "name": f"mixture {i}", "group": i} for i in range(20)]
     single = {
         **found.rows[0], "name": "alone", "weights": {MEMBERS[0]: 1.0},
-        "scale": 1.0,
+        "scale": 1.0, "kind": "member", "group": 20,
     }  # fmt: skip
     found = dataclasses.replace(found, rows=[*many, single, *found.rows])
     table = shown_mixtures(found, 8)
     names = [row["mixture"] for row in table.rows]
     assert names[:8] == [f"mixture {i}" for i in range(8)]
     assert names[8:] == ["alone", "uniform"]
+    assert table.rows[8]["label"] == f"{short(MEMBERS[0])} alone"
+
+
+def test_a_row_speaks_for_its_group_and_simple_mixtures_for_themselves():
+    """Rows 0 to 4 are one group; 5 and 6, even subsets, belong to it, too."""
+    found = found_of()
+    weights = {MEMBERS[0]: 0.62, MEMBERS[1]: 0.38}
+    many = [
+        {**found.rows[0], "name": f"found {i}", "kind": "found", "group": 0}
+        | {"weights": weights}
+        for i in range(5)
+    ]
+    even = [{**found.rows[i], "group": 0} for i in range(2)]
+    found = dataclasses.replace(found, rows=[*many, *even, found.rows[3]])
+    labels = [row["label"] for row in shown_mixtures(found, 8).rows]
+    names = [short(name) for name in MEMBERS]
+    assert labels == [
+        f"the answer: 62% {names[0]}, 38% {names[1]} (and 6 within 10% of its tokens)",
+        f"1/2 each of {names[0]} and {names[1]}",
+        f"1/2 each of {names[0]} and {names[2]}",
+        "uniform",
+    ]
+    assert len(mixtures(found).rows) == 8  # the CSV has all of them
+
+
+def test_the_tradeoff_is_counted_from_the_reference():
+    rows = {row["mixture"]: row for row in tradeoff(closed_of()).rows}
+    reference = rows["proportional"]
+    assert reference["target"] == reference["others"] == reference["worst"] == 0
+    # On the target, the first member is best; on the domain of the third, worst.
+    alone = rows[f"{short(MEMBERS[0])} alone"]
+    assert alone["kind"] == "member" and alone["target"] > 0 > alone["worst"]
+    assert alone["worst_domain"] == MEMBERS[2]
+    assert rows["the answer"]["target"] > 0
+    aimed = {name: 1.0 for name in [*MEMBERS, OUTSIDE]}
+    everything = dataclasses.replace(closed_of(), target={"all": aimed},
+                                     weights={"all": 1.0})  # fmt: skip
+    assert tradeoff(everything).rows == ()  # nothing is elsewhere
 
 
 @pytest.mark.parametrize(
@@ -275,14 +341,17 @@ def test_marginal_values_are_ordered_by_what_the_objective_gains():
     members = [row["member"] for row in table.rows]
     assert members == [MEMBERS[1], MEMBERS[2], MEMBERS[0]]
     first = table.rows[0]
-    assert first["change on the objective"] == -0.0012
-    assert first[f"change on {MEMBERS[1]}"] == -0.002
-    assert np.isnan(first[f"change on {MEMBERS[2]}"])  # null there
+    assert first["gain on the objective"] == 0.0012
+    assert first[f"gain on {MEMBERS[1]}"] == 0.002
+    assert np.isnan(first[f"gain on {MEMBERS[2]}"])  # null there
     assert marginal(dataclasses.replace(found, marginal={})).rows == ()
 
 
 def test_the_sources_of_the_best_mixture():
-    table = sources(found_of())
+    table = sources(found_of(), closed_of())
+    assert table.rows[1]["proportional"] == pytest.approx(2 / 6)
+    assert table.rows[0]["gain"] == (0.02, (0.01, 0.03))
+    assert "+2.0 [1.0, 3.0]" in [c.show(table.rows[0][c.key]) for c in table.visible]
     assert [row["member"] for row in table.rows] == list(MEMBERS)
     assert table.rows[0]["high"] == 0.7 and table.rows[0]["epochs"] == 2.5
     assert "at most 0.0125 bits per byte worse" in table.note
@@ -291,8 +360,9 @@ def test_the_sources_of_the_best_mixture():
     for source in found.sources.values():
         source |= {"low": None, "high": None, "epochs": None, "extrapolated": False}
     table = sources(found)
-    assert [c.key for c in table.visible] == ["member", "weight", "member_epochs"]
-    assert table.note == ""
+    keys = ["member", "weight", "gain", "member_epochs"]
+    assert [c.key for c in table.visible] == keys
+    assert table.note.startswith("gain: ") and ";" not in table.note
 
 
 def test_domains_of_a_worst_case_are_shown_least_gain_first():
@@ -323,3 +393,5 @@ def test_an_estimate_has_an_interval_if_there_is_one():
     assert Estimate(0.5, (-0.25, 0.75)).shown() == "0.50 [-0.25, 0.75]"
     assert Estimate(0.5, (0.0, 1.0)).shown_signed() == "+0.50 [0.00, 1.00]"
     assert Estimate(None).shown() == "-"
+    assert Estimate(0.0151, (-0.001, 0.03)).shown_gain() == "+1.5 [-0.1, 3.0]"
+    assert Estimate(-0.02, (None, None)).shown_gain() == "-2.0"

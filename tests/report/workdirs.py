@@ -41,6 +41,7 @@ from jaxsim.scoring.table import (
     singles,
     uniform,
 )
+from jaxsim.search.closed_form import ClosedForm
 from jaxsim.search.result import Ranking, SearchResult, save_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run, member_run, reference_run
@@ -266,6 +267,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
     rows.append(_row("uniform", "uniform", dict.fromkeys(range(3), 1 / 3), 3))
     for i, row in enumerate(rows):
         row["tied"] = i < tied
+        row["group"] = i if row["tied"] else None
     return SearchResult(
         target={OUTSIDE: 1.0},
         named={OUTSIDE: 1.0},
@@ -310,6 +312,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
             MEMBERS[2]: _source(0.0, 0.0, 0.25, 0.0, False),
         },
         range_limit=0.0125,
+        against=against_of(0.02, 0.01, 0.03),
         ranking=Ranking(
             "quadratic", "", Misfit(0.0005, 0.02, 20), Misfit(0.001, 0.005, 2)
         ),
@@ -369,9 +372,48 @@ def current(workdir: Path, part):
     return dataclasses.replace(part, basis=dataclasses.replace(now, others={}))
 
 
+def closed_of() -> ClosedForm:
+    """Every domain gains what a mixture has of its own member, and a little."""
+    domains = [*MEMBERS, OUTSIDE]
+    own_DC = np.array([[m == d for m in MEMBERS] for d in domains], float)
+    presets = {
+        "best": {MEMBERS[0]: 0.5, MEMBERS[1]: 0.5},
+        "proportional": dict(zip(MEMBERS, (1 / 6, 2 / 6, 3 / 6), strict=True)),
+        "uniform": dict.fromkeys(MEMBERS, 1 / 3),
+    }
+    linear_DC = 2.8 - 0.8 * own_DC - np.array([0.2, 0.1, 0.0])
+    return ClosedForm(
+        members=list(MEMBERS),
+        domains=domains,
+        in_pool=[True] * 3 + [False],
+        constant=[0.0] * 4,
+        linear=linear_DC.tolist(),
+        curve=np.zeros((4, 3, 3)).tolist(),
+        base=[3.0] * 4,
+        residual=[0.001] * 4,
+        checks=20,
+        target={OUTSIDE: {OUTSIDE: 1.0}},
+        weights={OUTSIDE: 1.0},
+        kind="mean",
+        presets=[
+            {
+                "name": name,
+                "weights": w,
+                "bits": (linear_DC @ [w.get(m, 0.0) for m in MEMBERS]).tolist(),
+            }
+            for name, w in presets.items()
+        ],
+        reference="proportional",
+        most=[None] * 3,
+        refusal="",
+        calibrated=False,
+        basis=BASIS,
+    )
+
+
 def add_search(workdir: Path, trained: bool = False, tied: int = 2) -> SearchResult:
     found = current(workdir, found_of(trained, tied))
-    save_search(workdir, found)
+    save_search(workdir, found, current(workdir, closed_of()))
     return found
 
 
@@ -408,6 +450,9 @@ def _source(weight, low, high, epochs, extrapolated) -> dict:
         "epochs": epochs,
         "member_epochs": 1.5,
         "extrapolated": extrapolated,
+        "gain": 0.02,
+        "gain_low": 0.01,
+        "gain_high": 0.03,
     }
 
 
@@ -418,6 +463,7 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "weights": {MEMBERS[c]: w for c, w in weights.items()},
         "scale": 1.0,
         "shift": 0.0,
+        "test_shift": 0.0,
         "dev": 2.0 + 0.01 * place,
         "test": 2.1 + 0.01 * place,
         "quadratic": 2.001 + 0.01 * place,
@@ -427,7 +473,14 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "error": 0.005 * bool(place),
         "limit": 0.0125 * bool(place),
         "tied": True,
+        "group": place,
     }
+
+
+def against_of(gain: float, low: float | None, high: float | None) -> dict:
+    """The answer against all that it is compared with."""
+    row = {"value": 2.1 / (1 - gain), "gain": gain, "low": low, "high": high}
+    return {name: dict(row) for name in ("uniform", "proportional", "base")}
 
 
 def _publish(entry, run, params, corpus, conf, base_digest, recipe) -> None:

@@ -99,7 +99,7 @@ def test_what_is_needed_counts_two_calls_in_flight(no_runtime):
     assert programs.needed(program) == 2 * call
 
 
-def test_the_plan_is_told_once(capsys):
+def test_the_plan_is_told_once(capsys, verbose):
     evaluator = drawn.evaluator()
     for _ in range(2):
         evaluator.score(drawn.table(2), drawn.ROWS)

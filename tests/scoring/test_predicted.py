@@ -92,7 +92,7 @@ def test_a_predicted_table_is_that_of_real_scores_where_the_form_is_exact(
             assert mean == pytest.approx((merge + ensemble) / 2, rel=1e-12)
 
 
-def test_it_says_how_far_it_is_from_real_merges(large, fits, capsys):
+def test_it_says_how_far_it_is_from_real_merges(large, fits, capsys, verbose):
     """On random ones, and on those that it likes best, which are merged."""
     name = "dirichlet-40"
     found = predict(large, name, large.table("dirichlet:40"))
@@ -149,7 +149,7 @@ def test_it_says_how_far_it_is_from_real_merges(large, fits, capsys):
 
 
 def test_a_domain_that_it_does_not_fit_is_left_out_and_named(
-    scorer, workdir, project, capsys
+    scorer, workdir, project, capsys, verbose
 ):
     config = project.parent / "tiny.py"
     more = ("--mixtures=dirichlet:40", f"--config.score.merges={MOST}")

@@ -8,8 +8,9 @@ import pytest
 from jaxsim import records
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.scores import bits_of, bits_per_byte
-from jaxsim.search.problem import Problem
+from jaxsim.search.problem import Form, Problem
 from jaxsim.validation.calibration import Calibration, Corrector, Inputs, features, fit
+from jaxsim.validation.measured import own_units
 
 C, D = 6, 5
 DOMAINS = tuple(f"d{d}" for d in range(D))
@@ -320,3 +321,23 @@ def test_a_search_descends_on_corrected_losses(scorer):
     assert corrected.slope(w_C).slope_PC[0] @ toward_C == pytest.approx(
         (high - low) / (2 * step), rel=2e-2
     )
+
+
+@pytest.mark.parametrize("singles_known", [True, False])
+def test_the_closed_form_corrects_as_the_shift_does(scorer, singles_known):
+    """Where merge and ensemble are their closed forms themselves."""
+    e, rows = scorer.evaluation, scorer.evaluation.rows("test")
+    bytes_D = e.sums(e.bytes_R[rows], rows)
+    merge, ensemble = (
+        Form.of(scorer.quadratic(rows, predictor), bytes_D)
+        for predictor in ("merge", "ensemble")
+    )
+    known = (0.1, 0.2, 0.3, 0.4) if singles_known else (0.1, 0.2, 0.3, 0.4, 0.05)
+    found = corrector(scorer, known, singles_known)
+    w_MC = np.random.default_rng(0).dirichlet(np.ones(4), 20)
+    member_CD = merge.bits(np.eye(4))
+    own_DC = own_units(scorer.corpus, scorer.members, e)
+    inputs = Inputs(w_MC, own_DC, merge.bits(w_MC), ensemble.bits(w_MC), member_CD)
+    expected_MD = merge.bits(w_MC) + found.calibration.correction(inputs)
+    got_MD = found.closed(merge, ensemble).bits(w_MC)
+    np.testing.assert_allclose(got_MD, expected_MD, rtol=0, atol=1e-12)

@@ -171,7 +171,7 @@ def test_what_it_was_measured_on(found, scorer):
     assert found.replicates == 0 and found.windows == 0
 
 
-def test_the_verdict_comes_first(found, capsys):
+def test_the_verdict_comes_first(found, capsys, verbose):
     show_diagnostics(found)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (

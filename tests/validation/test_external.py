@@ -14,7 +14,7 @@ DOMAINS = ("arxiv", "mail", "pile-cc")
 OWN = "name,arxiv,github\nx,0.5,0.5\ny,1,0\n"
 OWN_METRICS = "name,mail\ny,1.5\nx,1.25\nunused,9\n"
 
-# Files of other tools; docs/validate.md converts them.
+# Files of other tools; docs/own_runs.md converts them.
 REGMIX = "index,train_the_pile_arxiv,train_the_pile_github\n1,0.5,0.5\n"
 OLMIX = ",run,name,index,hub:github,hub:arxiv\n0,19g,swarm-0000,0,0.7,0.3\n"
 
