@@ -528,7 +528,9 @@ def _mixtures(given: AnyMixtures, members: tuple[str, ...] | list[str]) -> Mixtu
         return read_csv(members, Path(given))
     if isinstance(given, SearchResult):
         given = {given.best["name"]: given.best["weights"]}
-    elif hasattr(given, "to_dict"):  # absent weights are zero, as in a dictionary
+    elif hasattr(given, "fillna") and hasattr(
+        given, "columns"
+    ):  # absent weights are zero, as in a dictionary
         frame = given.fillna(0.0).rename(columns=lambda c: str(c).removeprefix(_WEIGHT))
         given = frame.to_dict("index")
     if not (isinstance(given, Mapping) and given):
@@ -536,12 +538,19 @@ def _mixtures(given: AnyMixtures, members: tuple[str, ...] | list[str]) -> Mixtu
             "mixtures: must be weights by member, as in {'web': 0.7, 'books': 0.3}, "
             f"several such by name, a DataFrame or a CSV file; is {given!r}"
         )
-    if not isinstance(next(iter(given.values())), Mapping):
+    if not any(isinstance(parts, Mapping) for parts in given.values()):
         given = {"mixture": given}
     for name, parts in given.items():
+        if not isinstance(parts, Mapping):
+            raise UserError(
+                f"mixture {name!r}: must be weights by member; is {parts!r}"
+            )
         for member in parts:
             check_known("member", member, members, f"mixture {name!r}")
-    w_MC = [[float(parts.get(c, 0.0)) for c in members] for parts in given.values()]
+    try:
+        w_MC = [[float(x.get(c, 0.0)) for c in members] for x in given.values()]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"mixtures: a weight is no number: {error}") from error
     names = tuple(map(str, given))
     kinds, scale_M = ("given",) * len(names), np.ones(len(names))
     made = Mixtures(tuple(members), names, kinds, np.array(w_MC), scale_M)

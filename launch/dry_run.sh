@@ -9,7 +9,7 @@ dry_run=
 others=()
 for argument in "$@"; do
     if [ "$argument" = --help ] || [ "$argument" = -h ]; then
-        sed -n '/^#!/d; /^#SBATCH/d; /^[^#]/q; s/^# \{0,1\}//p' "${BASH_SOURCE[1]}"
+        sed -n '/^#!/d; /^#SBATCH/d; /^[^#]/q; s/^# \{0,1\}//p' "launch/${BASH_SOURCE[1]##*/}"
         exit
     elif [ "$argument" = --dry-run ]; then
         # shellcheck disable=SC2034  # environment.sh reads it

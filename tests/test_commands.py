@@ -455,6 +455,15 @@ def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
     work.clear()
     assert jaxsim("validate", option, seeds) == (0, ANY)
     assert work == []
+    # Another file adds to what was trained; nothing of it is forgotten.
+    other = workdir / "other.csv"
+    other.write_text(f"name,solo\n{best['name']},1\n")
+    assert jaxsim("validate", f"--mixtures={other}") == (0, ANY)
+    more = TrainedChoice.load(workdir)
+    assert set(chosen.reference_runs) < set(more.reference_runs)
+    labels = dict(zip(more.reference_runs, more.labels, strict=True))
+    assert labels[mine.name] == f"{best['name']} (earlier)"
+    assert more.labels.count("proportional") == 2
 
 
 def test_mixtures_that_cannot_be_trained_are_refused(workdir, jaxsim, tmp_path):

@@ -101,6 +101,11 @@ class ReportData:
             self.given = load_validation(workdir, files=[GIVEN])
         self.found = load_search(workdir) if "search/result.json" in there else None
         self.closed = ClosedForm.load(workdir)
+        if self.closed and not (self.found and self.closed.belongs_to(self.found)):
+            raise DamagedError(
+                f"{workdir / ClosedForm.FILE}: of another search than the one beside "
+                f"it; {ClosedForm.ADVICE}"
+            )
         self.chosen = TrainedChoice.load(workdir)
         self.sources = {
             path: hashlib.sha256(file.read_bytes()).hexdigest()

@@ -140,18 +140,28 @@ def shares(parts: Mapping[str, float], most: int = 4) -> str:
     return listed(shown, most + 1)
 
 
+def compared(
+    gain: float, low: float | None, high: float | None, other: str, on: str = ""
+) -> str:
+    """'1.9% lower loss [0.7, 2.9] on a than b', or 'higher', or 'the same loss ... as'.
+
+    The interval counts in the direction of the word.
+    """
+    text, than = f"{change(gain)}", "than"
+    if text == "the same loss":
+        than = "as"
+    ends = (low, high) if gain >= 0 else (high, low)
+    if ends[0] is not None and ends[1] is not None:
+        sign = 100 if gain >= 0 else -100
+        text += f" [{sign * ends[0]:z.1f}, {sign * ends[1]:z.1f}]"
+    return f"{text}{f' on {on}' if on else ''} {than} {other}"
+
+
 def change(gain: float) -> str:
     """'1.9% lower loss', '0.3% higher loss' or 'the same loss'."""
     if (text := percent(abs(gain), 1)) == "0.0%":
         return "the same loss"
     return f"{text} {'lower' if gain > 0 else 'higher'} loss"
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    """' [0.7, 2.9]', in per cent; '' if they are not known."""
-    if low is None or high is None:
-        return ""
-    return f" [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _answer(
@@ -167,19 +177,21 @@ def _answer(
     predicted = found.against.get(Labels.PROPORTIONAL)
     if trained is not None and predicted is not None:
         runs = "once" if trained.seeds == 1 else f"with {trained.seeds} data seeds"
-        gave = change(trained.gain) + _bounds(trained.low, trained.high)
-        hoped = f"predicted: {change(predicted['gain'])}"
-        return {
-            "won": f"Train on {mixture}. Trained {runs}, it has {gave} on {on} than "
-            f"proportional, trained alike ({hoped}).",
-            "lost": f"Do not train on {mixture}. Trained {runs}, it has {gave} on {on} "
-            f"than proportional, trained alike ({hoped}).",
-            "tied": f"Training shows no difference on {on} between proportional and "
-            f"{mixture}. Trained {runs}, the latter has {gave} ({hoped}).",
-            "unclear": f"Train on {mixture}. Trained {runs}, it has {gave} on {on} "
-            f"than proportional, trained alike ({hoped}). Training noise was not "
-            "measured.",
-        }[trained.state]
+        other = f"{Labels.PROPORTIONAL}, trained alike"
+        gave = compared(trained.gain, trained.low, trained.high, other, on)
+        gave = (
+            f"Trained {runs}, it has {gave} (predicted: {change(predicted['gain'])})."
+        )
+        if trained.state == "lost":
+            return f"Do not train on {mixture}. {gave}"
+        if trained.state == "tied":
+            return f"No difference is shown between proportional and {mixture}. {gave}"
+        if trained.state == "won":
+            return f"Train on {mixture}. {gave}"
+        gave += " Training noise was not measured."
+        if trained.gain <= 0:
+            return f"No gain is shown by {mixture}. {gave}"
+        return f"Train on {mixture}. {gave}"
     if known.word == DO_NOT_TRUST:
         return (
             f"None to act on: predictions are not reliable here. For {on} they name "
@@ -188,22 +200,21 @@ def _answer(
     if predicted is None:
         return f"Train on {mixture}, for {on}."
     low, high = predicted["low"], predicted["high"]
-    gain = change(predicted["gain"]) + _bounds(low, high)
-    than = f"on {on} than proportional"
+    hoped = compared(predicted["gain"], low, high, Labels.PROPORTIONAL, on)
     how = "predicted" if about_training(found) else "by merges alone, predicted"
     if low is None:
-        return f"Train on all in proportion: no mixture is predicted better on {on}."
+        return f"Nothing is predicted to beat all in proportion, on {on}."
     if high < 0:
         return (
-            f"Nothing that the constraints allow is predicted to match proportional on "
-            f"{on}. The best is {mixture}: {gain}."
+            "Nothing that the constraints allow is predicted to match proportional. "
+            f"The best is {mixture}: {hoped}."
         )
     if low <= 0:
         return (
             f"Nothing is shown to beat proportional on {on}. The best prediction is "
-            f"{mixture}: {gain} {than}."
+            f"{mixture}: {hoped}."
         )
-    return f"Train on {mixture}: {how} {gain} {than}. It was not trained."
+    return f"Train on {mixture}: {how} {hoped}. It was not trained."
 
 
 def _evidence(
@@ -214,18 +225,15 @@ def _evidence(
     lines = []
     if gains:
         texts = [
-            f"{change(g.gain)} than {names.get(g.against, g.against)}"
-            f"{_bounds(g.low, g.high)}"
+            compared(g.gain, g.low, g.high, names.get(g.against, g.against))
             for g in gains
         ]
-        noise = (
-            "training noise" if any(g.low is not None for g in gains) else "no noise"
-        )
+        is_known = any(g.low is not None for g in gains)
+        noise = f" ({LEVEL:.0%}: training noise)" if is_known else ""
         runs = counted(gains[0].seeds, "run")
-        lines.append(("Trained", f"{runs}: {listed(texts)} ({noise} in brackets)."))
+        lines.append(("Trained", f"{runs}: {listed(texts)}{noise}."))
     texts = [
-        f"{change(row['gain'])} than {names.get(name, name)}"
-        f"{_bounds(row['low'], row['high'])}"
+        compared(row["gain"], row["low"], row["high"], names.get(name, name))
         for name, row in found.against.items()
     ]
     if texts:
@@ -255,7 +263,7 @@ def _stops(
             "The predictions of this pool cannot be trusted: "
             f"{'; '.join(known.reasons)}."
         )
-    if validation is not None and state == "not trained":
+    if validation is not None:
         texts += _weights_only(validation)
     if state == "not trained" and (ratio := _shortlist_cost(found, data)):
         count = len(found.shortlist)
@@ -321,7 +329,9 @@ def _next(
         train = command_line("validate", workdir, *flags, best)
         return f"Train it with {SEEDS} data seeds, to know what is noise", train
     why, command = next_command(found, validation, workdir, multiplier)
-    if not found.within_limits or (validation is None and why):
+    gain = found.against.get(Labels.PROPORTIONAL, {"low": 0.0})
+    is_proportional = gain["low"] is None
+    if not found.within_limits or is_proportional or (validation is None and why):
         return why, command
     if _shortlist_cost(found, data):
         mixtures = f"--mixtures={workdir}/search/{SHORTLIST}"
@@ -400,12 +410,12 @@ def _noise(
     From the data seeds of the chosen mixtures or, with one seed each, from the
     replicates of reference runs.
     """
-    labels = np.array(chosen.labels)
-    groups = [value_M[labels == name] for name in dict.fromkeys(chosen.labels)]
+    w_MC = np.round(np.array(chosen.mixtures), 6)
+    groups = [value_M[(w_MC == w_C).all(axis=1)] for w_C in np.unique(w_MC, axis=0)]
     if freedom := sum(len(group) - 1 for group in groups):
         square = sum(float(np.sum((group - group.mean()) ** 2)) for group in groups)
         return float(np.sqrt(square / freedom)), freedom
     only = next(iter(found.named)) if len(found.named) == 1 else ""
     if validation is not None and only in validation.noise:
-        return float(validation.noise[only]), max(validation.replicates, 1)
+        return float(validation.noise[only]), max(validation.replicates - 1, 1)
     return None, 0

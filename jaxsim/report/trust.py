@@ -126,7 +126,13 @@ def _ranks(validation: Validation, which: str, on: str) -> tuple[bool, str]:
     row = validation.agreement[on][which]
     value, bounds = row["spearman"], row["interval"]
     for claim in validation.claims:
-        if claim["kind"] == "out-of-pool" and claim["predictor"] == which:
+        if claim["kind"] != "out-of-pool" or claim["predictor"] != which:
+            continue
+        if len(claim["targets"]) == 1:  # the row of that target says it
+            (on,) = claim["targets"]
+            row = validation.agreement[on][which]
+            value, bounds = row["spearman"], row["interval"]
+        else:
             value, bounds = claim["spearman"], claim["spearman_interval"]
             on = counted(len(claim["targets"]), "out-of-pool domain")
     text = (

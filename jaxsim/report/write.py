@@ -71,6 +71,9 @@ def write_report(config: Config, workdir: Path) -> Path:
     files["summary.json"] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n"
     files["index.html"] = _page(config.name, data, built, drawn, said, place)
     folder = workdir / "report"
+    for name in ("summary.json", "index.html"):  # a kill leaves no mix of old and new
+        if not _holds(folder / name, files[name]):
+            (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         if content is None:
             if (folder / name).exists():  # an earlier report had it
@@ -78,6 +81,11 @@ def write_report(config: Config, workdir: Path) -> Path:
         else:
             write(folder / name, content)
     return folder / "index.html"
+
+
+def _holds(path: Path, content: str | bytes | None) -> bool:
+    wanted = content.encode() if isinstance(content, str) else content
+    return path.is_file() and path.read_bytes() == wanted
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> str:

@@ -41,8 +41,9 @@ class ClosedForm(records.Stored):
         without test text are left out.
       in_pool: whether a domain is.
       base: bits per byte of the base model.
-      residual: root mean square of closed form minus real merges, by domain.
-      checks: how many random merges that was measured on.
+      residual: root mean square of closed form minus real merges, by domain; on random
+        merges or on the presets, whichever is larger.
+      checks: how many random merges there were.
       target: weights of the domains in each target, by name of the target.
       weights: of the targets in the objective.
       kind: see `jaxsim.search.objective.Objective`.
@@ -51,7 +52,7 @@ class ClosedForm(records.Stored):
       most: weight of a member above which the planned run reads its text more often
         than the member did; None without a planned run.
       refusal: why the closed form does not stand for merges, a clause; '' if it does.
-      calibrated: whether reference runs corrected it.
+      calibrated: whether reference runs corrected the domains of the objective.
     """
 
     FILE = f"search/{CLOSED_FORM}"
@@ -90,6 +91,16 @@ class ClosedForm(records.Stored):
             records.need_shape(preset["bits"], [d], f"presets.{preset['name']}.bits")
         records.need(self.reference in names, "a preset", self.reference, "reference")
         records.need_names(self.target, self.weights, "target")
+
+    def belongs_to(self, found: SearchResult) -> bool:
+        """Whether it was made with this search: pool, objective and answer."""
+        best = self.presets[0]["weights"]
+        same = found.basis == self.basis and found.objective == self.kind
+        return (
+            same
+            and list(found.named) == list(self.target)
+            and (best == found.best["weights"])
+        )
 
     @property
     def preset_MC(self) -> np.ndarray:
@@ -158,12 +169,26 @@ def closed_form(problem: Problem, found: SearchResult) -> ClosedForm | None:
     bytes_D = e.sums(e.bytes_R[rows], rows)
     forms = (Form.of(scorer.quadratic(rows, p), bytes_D) for p in ("merge", "ensemble"))
     merge, ensemble = forms
-    form = merge if correction is None else correction.closed(merge, ensemble)
+    form = merge
+    if correction is not None:
+        # Whether it helps was tested for the objective alone.
+        needed_D = problem.objective.needed_D
+        pairs = zip(correction.closed(merge, ensemble), merge, strict=True)
+        form = Form(
+            *(
+                np.where(needed_D.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in pairs
+            )
+        )
     checks = scorer.checks()
     real_MD, preset_MD = (
         trained_bits(problem, table, rows) for table in (checks, presets)
     )
     off_MD = form.bits(checks.w_MC) - real_MD
+    at_presets_MD = form.bits(presets.w_MC) - preset_MD
+    residual_D = np.maximum(
+        *(np.sqrt(np.mean(x_MD**2, axis=0)) for x_MD in (off_MD, at_presets_MD))
+    )
     goal = problem.objective_on(rows)
     # Merges are nearly convex; what a calibration bends does not count.
     bent_CC = -np.tensordot(goal.weights_D, merge.curve_DCC, 1)
@@ -186,7 +211,7 @@ def closed_form(problem: Problem, found: SearchResult) -> ClosedForm | None:
         linear=form.linear_DC[np.ix_(there, sound)].tolist(),
         curve=form.curve_DCC[np.ix_(there, sound, sound)].tolist(),
         base=goal.base_D[there].tolist(),
-        residual=np.sqrt(np.mean(off_MD[:, there] ** 2, axis=0)).tolist(),
+        residual=residual_D[there].tolist(),
         checks=len(checks),
         target={
             n: {e.domains[d]: w for d, w in enumerate(part_D) if w > 0}
@@ -244,12 +269,15 @@ def test_windows(problem: Problem) -> np.ndarray:
 
 
 def trained_bits(problem: Problem, table: Mixtures, rows: np.ndarray) -> np.ndarray:
-    """Bits per byte [M, D] of merges on test text, as expected of training."""
+    """Bits per byte [M, D] of merges on test text; as expected of training, on what
+    the objective needs.
+    """
     losses = problem.scorer.merge(table, rows)
     bits_MD = bits_of(problem.scorer.evaluation, losses, "test")
     if problem.correction is None:
         return bits_MD
-    return bits_MD + problem.correction.shift(table.w_MC, bits_MD, rows)
+    shift_MD = problem.correction.shift(table.w_MC, bits_MD, rows)
+    return bits_MD + np.where(problem.objective.needed_D, shift_MD, 0.0)
 
 
 def _most(problem: Problem, sound: np.ndarray) -> list[float | None]:

@@ -64,16 +64,19 @@ def gains(
     value_N, draw_NB, _ = resampled(
         e, rows, nll_NR, goal, config.seed, split="test", base_R=problem.base_R[rows]
     )
-    merged = slice(len(table))
+    merged, sure_M = slice(len(table)), np.zeros(len(table), bool)
     if problem.correction is not None:
         bits_MD = bits_of(e, losses, "test")
         trained_MD = bits_MD + problem.correction.shift(table.w_MC, bits_MD, rows)
         shift_M = goal.value(trained_MD) - goal.value(bits_MD)
         value_N[merged] += shift_M
         draw_NB[merged] += shift_M[:, None]
+        # A single member that is not shifted is its own reference run.
+        sure_M = (np.count_nonzero(table.w_MC, axis=1) == 1) & (shift_M == 0)
     if residual is not None:
         generator = np.random.default_rng([config.seed, len(table)])
         noise_MB = generator.standard_normal(draw_NB[merged].shape)
+        noise_MB[sure_M] = 0.0
         draw_NB[merged] += scatter(residual, draw_NB.shape[1], config.seed) * noise_MB
 
     def gain(of: int, over: int) -> Gain:

@@ -249,14 +249,18 @@ def check_best(workdir: Path, path: Path) -> None:
     Raises:
       DamagedError: it was edited, or is damaged.
     """
-    best = workdir / "search" / BEST
-    if not (path.is_file() and best.is_file() and path.samefile(best)):
-        return
-    if best.read_bytes() != _csv([load_search(workdir).best]).encode():
-        raise DamagedError(
-            f"{path}: not the best mixture of {path.with_name('result.json')}; run "
-            "`jaxsim search` again, or give mixtures of your own in another file"
-        )
+    folder = workdir / "search"
+    for name in (BEST, SHORTLIST):
+        known = folder / name
+        if not (path.is_file() and known.is_file() and path.samefile(known)):
+            continue
+        found = load_search(workdir)
+        rows = [found.best] if name == BEST else found.shortlist
+        if known.read_bytes() != _csv(rows).encode():
+            raise DamagedError(
+                f"{path}: not as {folder / 'result.json'} has it; run `jaxsim search` "
+                "again, or give mixtures of your own in another file"
+            )
 
 
 def load_search(workdir: Path) -> SearchResult:

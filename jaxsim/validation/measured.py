@@ -10,7 +10,7 @@ from jaxsim import records
 from jaxsim.corpus import Corpus
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.scoring.scores import Scores, bits_of
-from jaxsim.scoring.table import Mixtures, check_mixtures
+from jaxsim.scoring.table import check_mixtures
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 
@@ -249,24 +249,23 @@ class TrainedChoice(Comparison, records.Stored):
 
 
 def compare_chosen(
-    asked: Mixtures, labels: Sequence[str], predictors: Scores, trained: Scores
+    labels: Sequence[str], asked_MC: np.ndarray, predictors: Scores, trained: Scores
 ) -> TrainedChoice:
     """Compares the scores of chosen mixtures with those of their runs, on test text.
 
     Args:
-      asked: the mixtures as the user named them.
-      labels: which of them each run trained.
+      labels: what the user called the mixture of each run.
+      asked_MC: the mixtures as they were asked for.
       predictors: of what the runs realized.
       trained: of the runs.
     """
     found, domains = measured(predictors, trained), predictors.evaluation.domains
     targets = Targets.of(predictors.evaluation, found.measured_D)
-    rows = [asked.names.index(label) for label in labels]
     return TrainedChoice(
         labels=list(labels),
         reference_runs=list(found.names),
-        members=list(asked.members),
-        mixtures=asked.w_MC[rows].tolist(),
+        members=list(predictors.table.members),
+        mixtures=asked_MC.tolist(),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         groups=dict(targets.groups),

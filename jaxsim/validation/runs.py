@@ -442,7 +442,8 @@ def train_chosen(
     """Trains the mixtures of a file, for as many tokens as reference runs.
 
     And the proportional mixture, which they are compared with; all of them with each
-    data seed that `config.validate.seeds` asks for.
+    data seed that `config.validate.seeds` asks for. What earlier calls trained for as
+    many tokens stays part of the result.
 
     Raises:
       UserError: a row cannot be trained or is repeated.
@@ -452,21 +453,69 @@ def train_chosen(
         raise UserError(f"{path}: two rows are the same mixture")
     merges = scorer.merges()
     proportional = merges.take([merges.names.index(Labels.PROPORTIONAL)])
-    is_there = mixture_key(proportional.w_MC[0]) in map(mixture_key, asked.w_MC)
-    if not is_there and not scorer.stack.damaged & proportional.parts(0).keys():
+    same = [mixture_key(w_C) == mixture_key(proportional.w_MC[0]) for w_C in asked.w_MC]
+    if any(same):  # under its own name
+        names = np.where(same, Labels.PROPORTIONAL, asked.names).tolist()
+        if len(set(names)) < len(names):
+            raise UserError(
+                f"{path}: row 'proportional' is another mixture than the one in "
+                "proportion to tokens; choose another name"
+            )
+        asked = dataclasses.replace(asked, names=tuple(names))
+    elif not scorer.stack.damaged & proportional.parts(0).keys():
         asked = concatenate(asked, proportional)
-    settings, runs = config.validate, list[Run]()
-    for m in range(len(asked)):
+    settings, chosen = config.validate, list[tuple[str, Run]]()
+    for m, label in enumerate(asked.names):
         run = reference_run(asked.parts(m), config.recipe, settings.token_multiplier)
         seeds = range(1, max(settings.seeds, 1))
-        runs += [run, *(replicate_of(run, seed) for seed in seeds)]
-    table = mixture_table(scorer.members, runs, config.recipe)
-    scorer.stack.check_usable(table)
+        again = [replicate_of(run, seed) for seed in seeds]
+        chosen += [(label, one) for one in (run, *again)]
+    runs = [run for _, run in chosen]
+    scorer.stack.check_usable(mixture_table(scorer.members, runs, config.recipe))
     train_reference_runs(scorer, runs, runs, trainer, bucket)
+    chosen += _chosen_before(config, scorer, chosen)
+    runs = [run for _, run in chosen]
+    table = mixture_table(scorer.members, runs, config.recipe)
     trained = scorer.score_entries(CHOSEN, [run.name for run in runs], "test")
     predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
-    labels = np.repeat(asked.names, max(settings.seeds, 1)).tolist()
-    return compare_chosen(asked, labels, predicted, trained)
+    asked_MC = mixture_table(scorer.members, runs).w_MC
+    return compare_chosen([x for x, _ in chosen], asked_MC, predicted, trained)
+
+
+def _chosen_before(
+    config: Config, scorer: Scorer, chosen: Sequence[tuple[str, Run]]
+) -> list[tuple[str, Run]]:
+    """Runs of the same length that earlier calls trained, and their labels.
+
+    A label that now means another mixture is marked.
+    """
+    try:
+        before = TrainedChoice.load(scorer.workdir)
+    except DamagedError as error:
+        say(f"validate: what was trained earlier is left out: {error}")
+        return []
+    if before is None or tuple(before.members) != scorer.members:
+        return []
+    mixture_of = {label: run.mixture for label, run in chosen}
+    there, found = {run.name for _, run in chosen}, []
+    multiplier = config.validate.token_multiplier
+    for label, name, w_C in zip(
+        before.labels, before.reference_runs, before.mixtures, strict=True
+    ):
+        parts = dict(zip(before.members, w_C, strict=True))
+        run = reference_run(parts, config.recipe, multiplier)
+        number = name.removeprefix(run.name).removeprefix(".replicate")
+        if name != run.name and number.isdecimal():
+            run = replicate_of(run, int(number))
+        if name != run.name or name in there:
+            continue
+        if not is_published(scorer.pool.entry(name)) or run.mixture.keys() & (
+            scorer.stack.damaged
+        ):
+            continue
+        other = mixture_of.setdefault(label, run.mixture) != run.mixture
+        found.append((f"{label} (earlier)" if other else label, run))
+    return found
 
 
 def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:

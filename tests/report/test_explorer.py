@@ -273,8 +273,10 @@ def test_it_says_where_it_extrapolates_and_where_it_has_no_numbers(opened):
 
 
 def test_the_report_runs_it(visited, workdir):
-    found = add_search(workdir)
-    form = dataclasses.replace(form_of(), basis=found.basis)
+    found, form = add_search(workdir), form_of()
+    found = dataclasses.replace(found, named=dict(form.weights), objective=form.kind)
+    found.rows[0]["weights"] = form.presets[0]["weights"]
+    form = dataclasses.replace(form, basis=found.basis)
     save_search(workdir, found, form)
     page = visited(write_report(config_of(workdir), workdir))
     gain = form.gain(np.array([form.presets[0]["bits"]]))[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsim.report.data import ReportData
-from jaxsim.report.headline import headline, shares
+from jaxsim.report.headline import compared, headline, shares
 from jaxsim.validation.measured import TrainedChoice
 
 from .workdirs import (
@@ -79,7 +79,7 @@ def test_a_proposal_that_was_trained_and_lost(workdir):
     said = told(workdir, chosen=trained([2.10, 2.11, 2.09], [2.0, 2.01, 1.99]))
     assert said.state == "lost"
     assert said.answer.startswith("Do not train on 50%")
-    assert "5.0% higher loss [-5.9, -4.1]" in said.answer
+    assert "5.0% higher loss [4.1, 5.9]" in said.answer
     assert "predicted: 2.0% lower loss" in said.answer
     assert "jaxsim export" not in said.command
 
@@ -87,7 +87,7 @@ def test_a_proposal_that_was_trained_and_lost(workdir):
 def test_a_proposal_that_was_trained_and_tied(workdir):
     said = told(workdir, chosen=trained([2.0, 2.02, 1.98], [2.01, 1.99, 2.02]))
     assert said.state == "tied"
-    assert said.answer.startswith(f"Training shows no difference on {OUTSIDE} between")
+    assert said.answer.startswith("No difference is shown between proportional and")
     assert "Train on" not in said.answer
 
 
@@ -98,7 +98,9 @@ def test_one_run_uses_the_noise_of_replicates(workdir):
     assert said.state == "won" and "Trained once, it has 5.0% lower" in said.answer
     assert "--config.validate.seeds=3" in said.command
     said = told(workdir, chosen=chosen)
-    assert said.state == "unclear"
+    assert said.state == "unclear" and said.answer.startswith("Train on")
+    worse = told(workdir, chosen=trained([2.1], [2.0])).answer
+    assert worse.startswith("No gain is shown by") and "5.0% higher loss" in worse
     assert "Training noise was not measured" in said.answer
     assert "--config.validate.seeds=3" in said.command
 
@@ -130,8 +132,30 @@ def test_a_prediction_that_is_worse_says_higher(workdir):
         return dataclasses.replace(found, against=against_of(-0.02, -0.03, -0.01))
 
     said = told(workdir, change=worse)
-    assert "2.0% higher loss [-3.0, -1.0]" in said.answer
+    assert "2.0% higher loss [1.0, 3.0]" in said.answer
     assert said.answer.startswith("Nothing that the constraints allow is predicted")
+
+
+def test_an_answer_that_is_proportional_asks_for_no_comparison_with_it(workdir):
+    def same(found):
+        return dataclasses.replace(found, against=against_of(0.0, None, None))
+
+    said = told(workdir, change=same)
+    assert said.answer.startswith("Nothing is predicted to beat all in proportion")
+    assert "search/best.csv" not in said.command
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "text"),
+    [
+        (0.02, 0.01, 0.03, "2.0% lower loss [1.0, 3.0] than b"),
+        (-0.02, -0.03, -0.01, "2.0% higher loss [1.0, 3.0] than b"),
+        (0.0004, -0.0001, 0.001, "the same loss [0.0, 0.1] as b"),
+        (0.02, None, None, "2.0% lower loss than b"),
+    ],
+)
+def test_intervals_count_in_the_direction_of_the_word(gain, low, high, text):
+    assert compared(gain, low, high, "b") == text
 
 
 def test_before_reference_runs_it_is_by_merges_alone(workdir):

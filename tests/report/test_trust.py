@@ -249,9 +249,15 @@ def test_no_reference_run_saves_a_pool_that_the_diagnostics_refuse(good):
 
 @pytest.mark.parametrize("bounds", [[0.0, 0.9], [-0.2, 0.5], None])
 def test_a_rank_correlation_that_reaches_zero(good, bounds):
-    found = verdict(None, claims_of(good, spearman_interval=bounds))
+    """Of the one domain out of the pool, that of its table; of several, their mean."""
+    rows = {n: dict(row, interval=bounds) for n, row in good.agreement[OUTSIDE].items()}
+    one = dataclasses.replace(good, agreement=good.agreement | {OUTSIDE: rows})
+    assert verdict(None, one).word == "do not trust"
+    assert verdict(None, claims_of(good, spearman_interval=bounds)).word == "trust"
+    several = {"targets": [OUTSIDE, "another"], "spearman_interval": bounds}
+    found = verdict(None, claims_of(good, **several))
     assert found.word == "do not trust"
-    other = claims_of(good, predictor="merge", spearman_interval=bounds)
+    other = claims_of(good, predictor="merge", **several)
     assert verdict(None, other).word == "trust"
 
 
