@@ -8,8 +8,8 @@ package that are not State of the Union addresses: ten of the chapters that Nixo
 in 1973, and the spoken summaries of 1945 and 1956.
 
 Hardware: 2 CPU cores, 4 GB. On 2 cores of an AMD EPYC it took 3.9 minutes with
-installation (benchmarks/results/first_answer.json). The recorded result is benchmarks/results/quickstart.json: in 9 of 12
-eras the era's member is the best member.
+installation (benchmarks/results/first_answer.json). The recorded result is
+benchmarks/results/quickstart.json: in 9 of 12 eras the era's member is the best one.
 `:smoke` is a test with five eras that takes less than a minute.
 """
 
