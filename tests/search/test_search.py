@@ -397,7 +397,7 @@ def test_a_current_folder_that_was_deleted_is_not_needed(scorer, tmp_path, monke
     check_best(tmp_path, best)
     best.write_text(best.read_text() + "\n")
     check_best(tmp_path, Path("subsets:1-2"))
-    with pytest.raises(DamagedError, match="not as .* has it"):
+    with pytest.raises(DamagedError, match=r"not as .* has it"):
         check_best(tmp_path, best)
 
 
