@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from jaxsim import records
-from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
 from jaxsim.scoring.quadratic import Misfit
@@ -19,7 +18,6 @@ from jaxsim.search.constraints import Binding
 from jaxsim.search.objective import EXCESS
 
 BEST, SHORTLIST, CLOSED_FORM = "best.csv", "shortlist.csv", "closed_form.json"
-AGAINST = (Labels.BASE, Labels.PROPORTIONAL, Labels.UNIFORM)
 
 
 class TieFacts(TypedDict):
@@ -154,7 +152,7 @@ class SearchResult:
         default_factory=dict
     )
     range_limit: float | None = None
-    # Those of `AGAINST`, by name.
+    # The base model, proportional and uniform, by name.
     against: dict[str, Annotated[dict[str, Any], Compared]] = dataclasses.field(
         default_factory=dict
     )
