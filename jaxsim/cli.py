@@ -538,6 +538,11 @@ def _run_config_file(argument: str) -> config_dict.ConfigDict:
     file = os.path.expanduser(file)
     if not Path(file).is_file():
         raise UserError(f"--config={argument}: no such file: {file}")
+    if file.endswith(".json"):
+        raise UserError(
+            f"--config={argument}: not a config in Python. A workdir's config.json is "
+            "used without --config; to start another workdir, give the FILE.py"
+        )
     path = sys.path[:]
     try:
         # It imports what is beside it, as every script does.

@@ -218,6 +218,13 @@ def test_a_config_file_that_does_not_exist_is_named() -> None:
         cli.parse(["run", *arguments(Path("nowhere.py"))])
 
 
+def test_the_config_of_a_workdir_is_no_program(tmp_path: Path) -> None:
+    saved = tmp_path / "config.json"
+    saved.write_text("{}")
+    with pytest.raises(UserError, match=r"used without --config"):
+        cli.parse(["run", *arguments(saved)])
+
+
 def test_an_unknown_word_after_the_colon_is_named(root: Path) -> None:
     path = Path(f"{root}/configs/quickstart.py:smok")
     with pytest.raises(UserError, match=r"^--config: unknown argument 'smok'"):
